@@ -43,6 +43,3 @@ def _words(hint: Any) -> str:
     kind = mi.type_info(hint)
     is_optional = isinstance(kind, mi.UnionType) and kind.includes_none
     return allowed(kind) + (" or None" if is_optional else "")
-
-
-__all__ = ["check_fields"]

@@ -26,15 +26,8 @@ def schema_text(kind: type, title: str) -> str:
 def undented(value: Any) -> Any:
     """A schema whose descriptions have no indentation of the code."""
     if isinstance(value, dict):
-        return {
-            key: (
-                inspect.cleandoc(of)
-                if key == "description" and isinstance(of, str)
-                else undented(of)
-            )
-            for key, of in value.items()
-        }
+        plain = {key: undented(of) for key, of in value.items()}
+        if isinstance(text := plain.get("description"), str):
+            plain["description"] = inspect.cleandoc(text)
+        return plain
     return [undented(one) for one in value] if isinstance(value, list) else value
-
-
-__all__ = ["schema_text", "undented"]

@@ -95,15 +95,13 @@ def _to_bytes(image: NDArray[Any]) -> NDArray[np.uint8]:
         raise InputError(
             f"a float frame lies in 0..1, got {low:g}..{high:g}; divide by 255 or pass uint8"
         )
-    rounded: NDArray[np.uint8] = np.round(image * 255.0).astype(np.uint8)
-    return rounded
+    return np.asarray(np.round(image * 255.0), np.uint8)
 
 
 def _to_colour(image: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
     if colour == "gray" and image.shape[2] == 3:
         luma = image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-        gray: NDArray[np.uint8] = np.round(luma).astype(np.uint8)[..., None]
-        return gray
+        return np.asarray(np.round(luma), np.uint8)[..., None]
     if colour in ("rgb", "bgr") and image.shape[2] == 1:
         return np.repeat(image, 3, axis=2)
     if colour == "bgr":
@@ -113,10 +111,8 @@ def _to_colour(image: NDArray[np.uint8], colour: str) -> NDArray[np.uint8]:
 
 def _to_range(image: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.float32]:
     low, high = spec.range if spec.range is not None else (0.0, 255.0)
-    scaled: NDArray[np.float32] = (image.astype(np.float32) * ((high - low) / 255.0) + low).astype(
-        np.float32
-    )
-    return scaled
+    scaled = image.astype(np.float32) * ((high - low) / 255.0) + low
+    return np.asarray(scaled, np.float32)
 
 
 def resize_bilinear(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -131,8 +127,7 @@ def resize_bilinear(image: NDArray[np.uint8], height: int, width: int) -> NDArra
     ]
     x = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
     x = _resize_axis(x, width, 1)
-    result: NDArray[np.uint8] = np.clip(np.round(x), 0, 255).astype(np.uint8)
-    return result
+    return np.clip(np.round(x), 0, 255).astype(np.uint8)
 
 
 _BLOCK = 1 << 22  # values
@@ -151,5 +146,4 @@ def _resize_axis(x: NDArray[np.float32], size: int, axis: int) -> NDArray[np.flo
     weights = np.maximum(0.0, 1.0 - np.abs(np.arange(old)[None, :] - centres[:, None]) / support)
     weights /= weights.sum(axis=1, keepdims=True)
     moved = np.tensordot(weights.astype(np.float32), x, axes=(1, axis))
-    resized: NDArray[np.float32] = np.moveaxis(moved, 0, axis)
-    return resized
+    return np.moveaxis(moved, 0, axis)

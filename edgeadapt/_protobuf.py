@@ -112,6 +112,3 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
     raise Malformed("a number is longer than ten bytes")
-
-
-__all__ = ["Malformed", "enclose", "encode", "fields", "integer", "nested", "packed", "raw_fields"]

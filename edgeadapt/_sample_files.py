@@ -198,15 +198,11 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> NDArr
                     f"{entry.filename}: ends after {start + len(block)} of {size} bytes"
                 )
             values[start : start + len(block)] = block
-    array: NDArray[Any] = np.frombuffer(values, dtype, math.prod(shape)).reshape(
-        shape, order="F" if is_fortran else "C"
-    )
-    return array
+    flat = np.frombuffer(values, dtype, math.prod(shape))
+    return flat.reshape(shape, order="F" if is_fortran else "C")
 
 
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-
-__all__ = ["IMAGES", "check_regular", "is_image", "read_arrays", "read_image", "read_samples"]

@@ -130,17 +130,13 @@ class StatefulGraph:
         try:
             replace_file(Path(path), save(dict(sorted(state.items())), {KEY: self.name}))
         except OSError as error:
-            raise StateError(
-                f"{path}: the state cannot be written: {error.strerror or error}"
-            ) from error
+            why = error.strerror or error
+            raise StateError(f"{path}: the state cannot be written: {why}") from error
 
     def __repr__(self) -> str:
-        ports = ", ".join(
-            _label(port.name, port.dtype, port.shape) for port in self.signature.ports
-        )
-        return (
-            f"StatefulGraph({self.name}: {ports}; {len(self.description.writes)} tensors written)"
-        )
+        ports = ", ".join(_label(p.name, p.dtype, p.shape) for p in self.signature.ports)
+        written = len(self.description.writes)
+        return f"StatefulGraph({self.name}: {ports}; {written} tensors written)"
 
 
 class _Held:
@@ -159,9 +155,8 @@ def open_graph(
     model, description, values = _read(path)
     shared = state._held if isinstance(state, StatefulGraph) else None
     engine = shared.runtime if shared else runtime or open_runtime()
-    executable = engine.load(
-        GraphFile(description.name, model, {name: values[name] for name in description.frozen})
-    )
+    frozen = {name: values[name] for name in description.frozen}
+    executable = engine.load(GraphFile(description.name, model, frozen))
     signature = executable.signature
     specs = {port.name: port for port in (*signature.writes, *signature.reads)}
     if different := sorted(set(specs) ^ set(description.state)):
@@ -181,11 +176,8 @@ def open_graph(
         for name, port in specs.items():
             if name in shared.tensors and (fault := _fault(port, shared.tensors[name])):
                 raise InputError(f"{path}: cannot share the state of the other graph: {fault}")
-        shared.tensors = shared.tensors.over(
-            engine.upload(
-                {name: value for name, value in mine.items() if name not in shared.tensors}
-            )
-        )
+        new = {name: value for name, value in mine.items() if name not in shared.tensors}
+        shared.tensors = shared.tensors.over(engine.upload(new))
     return StatefulGraph(description, executable, shared)
 
 

@@ -44,18 +44,11 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
         if len(data) > _MAX_BYTES:
             raise RecipeError(f"{path}: more than {_MAX_BYTES} bytes; {what} is a page of text")
         text = data.decode("utf-8").replace("\r\n", "\n")
-        crowded = next(
-            (
-                number
-                for number, line in enumerate(text.split("\n"), 1)
-                if line.count(".") > _MAX_DOTS
-            ),
-            None,
-        )
-        if crowded is not None:
-            raise RecipeError(
-                f"{path}: line {crowded} has more than {_MAX_DOTS} dots; put one value on a line"
-            )
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.count(".") > _MAX_DOTS:
+                raise RecipeError(
+                    f"{path}: line {number} has more than {_MAX_DOTS} dots; put one value on a line"
+                )
         return tomllib.loads(text)
     except RecipeError:
         raise
@@ -127,10 +120,9 @@ def _chosen(
     given = value.get(tag_field)
     if isinstance(given, str) and given in by_tag:
         return by_tag[given]
-    told = f"= {given!r}" if tag_field in value else "is missing"
-    raise RecipeError(
-        f"{path}: {where}.{tag_field} {told}; {_near(str(given), by_tag)}allowed: {_one_of(by_tag)}"
-    )
+    found = f"= {given!r}" if tag_field in value else "is missing"
+    near = _near(str(given), by_tag)
+    raise RecipeError(f"{path}: {where}.{tag_field} {found}; {near}allowed: {_one_of(by_tag)}")
 
 
 def explain(path: Path, table: dict[str, Any], struct: type[Struct], message: str) -> str:
@@ -230,6 +222,3 @@ def _near(given: str, known: Iterable[str]) -> str:
 
 def _one_of(words: Iterable[str]) -> str:
     return " or ".join(map(repr, words))
-
-
-__all__ = ["allowed", "check_keys", "explain", "read_table", "to_struct"]

@@ -1,4 +1,4 @@
-"""The input door: what enters is checked once, here; inside, code trusts its own arrays."""
+"""What enters is checked once, here; inside, code trusts its own arrays."""
 
 from __future__ import annotations
 
@@ -144,10 +144,8 @@ def check_labels(
     """
     names = _listed(labels, count)
     if len(names) != count:
-        raise InputError(
-            f"{count} inputs need {count} labels, got"
-            f" {len(names)}{' or more' if len(names) > count else ''}"
-        )
+        more = " or more" if len(names) > count else ""
+        raise InputError(f"{count} inputs need {count} labels, got {len(names)}{more}")
     by_slot = {slot: name for name, slot in classes.items()}
     result = []
     for name in names:
@@ -156,11 +154,8 @@ def check_labels(
         if not isinstance(name, str):
             slot = int(name)
             if slot not in by_slot:
-                raise UnknownClassError(
-                    f"no class has the id {slot}; ids are {min(by_slot)}..{max(by_slot)}"
-                    if by_slot
-                    else f"no class has the id {slot}"
-                )
+                ids = f"; ids are {min(by_slot)}..{max(by_slot)}" if by_slot else ""
+                raise UnknownClassError(f"no class has the id {slot}{ids}")
             name = by_slot[slot]
         elif refuse_unknown and name not in classes:
             raise UnknownClassError(unknown_class_message(name, classes))
@@ -177,11 +172,14 @@ def _listed(labels: Any, count: int) -> list[Any]:
     if isinstance(labels, np.ndarray):
         listed = labels.tolist()
         return listed if isinstance(listed, list) else [listed]
-    if isinstance(labels, (bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(
-        labels, Iterable
-    ):
+    if not _is_list(labels):
         raise InputError(f"labels are a list of class names or class ids, got {describe(labels)}")
     return list(islice(labels, count + 1))
+
+
+def _is_list(values: Any) -> bool:
+    is_other = isinstance(values, (bytes, bytearray, memoryview, Mapping, Set))
+    return isinstance(values, Iterable) and not is_other
 
 
 def check_text(value: Any, what: str) -> str:
@@ -218,9 +216,7 @@ def check_texts(values: Any, what: str) -> list[str]:
     """One text or a list of them, such as sample ids; each as :func:`check_text` takes it."""
     if isinstance(values, str):
         return [check_text(values, what)]
-    if isinstance(values, (bytes, bytearray, memoryview, Mapping, Set)) or not isinstance(
-        values, Iterable
-    ):
+    if not _is_list(values):
         raise InputError(f"{what} is a text or a list of texts, got {describe(values)}")
     return [check_text(value, what) for value in values]
 
@@ -231,11 +227,8 @@ def check_count(value: Any, what: str) -> int:
     Raises:
         InputError: another type, negative or larger.
     """
-    if (
-        isinstance(value, (bool, np.bool_))
-        or not isinstance(value, (int, np.integer))
-        or not 0 <= value <= 1 << 53
-    ):
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+    if not is_whole or not 0 <= value <= 1 << 53:
         raise InputError(f"{what} is a whole number from 0 on, got {value!r:.80}")
     return int(value)
 
@@ -246,11 +239,9 @@ def check_number(value: Any, what: str) -> float:
     Raises:
         InputError: another type, or not a number.
     """
-    if (
-        isinstance(value, (bool, np.bool_))
-        or not isinstance(value, (int, float, np.integer, np.floating))
-        or value != value
-    ):
+    is_bool = isinstance(value, (bool, np.bool_))
+    kinds = (int, float, np.integer, np.floating)
+    if is_bool or not isinstance(value, kinds) or value != value:
         raise InputError(f"{what} is a number, got {value!r:.80}")
     try:
         return float(value)
@@ -286,18 +277,18 @@ class FirstFrames:
         self._count = 0
 
     @property
-    def is_looking(self) -> bool:
+    def is_active(self) -> bool:
         return self._left > 0
 
-    def look(self, x: NDArray[Any]) -> None:
+    def add(self, x: NDArray[Any]) -> None:
         axes = (0, 1, 2) if self._spec.layout != "NCHW" else (0, 2, 3)
         self._sum += np.atleast_1d(x.mean(axis=axes, dtype=np.float64)) * len(x)
         self._count += len(x)
         self._left -= len(x)
         if self._left <= 0:
-            self._judge()
+            self._compare()
 
-    def _judge(self) -> None:
+    def _compare(self) -> None:
         mean, wanted = self._sum / self._count, np.array(self._spec.mean)
         spread = np.maximum(np.array(self._spec.std), 1e-6)
         plain = float(np.abs((mean - wanted) / spread).mean())
@@ -314,6 +305,6 @@ class FirstFrames:
                     f" {np.round(mean, 3).tolist()}, calibration had"
                     f" {np.round(wanted, 3).tolist()}; they would fit better after: {advice}",
                     InputWarning,
-                    stacklevel=4,
+                    stacklevel=6,  # who called Learner.observe
                 )
                 return

@@ -8,6 +8,7 @@ of input apart: a *tensor* has a dot in its name (``ridge.gram``), a *port* has 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -213,12 +214,9 @@ class Executable(Protocol):
 class Runtime(Protocol):
     """An engine that runs graphs. One object owns threads, memory pools and cached executables.
 
-    It may have ``runs_where_called``: True says that a call computes on the thread that makes it,
-    whose CPU time is then what work has cost. It may have ``spent``, a function that says so
-    itself: seconds of work of the calling thread, of which only differences mean something; or
-    None. And it may have ``refolds_by_input``: True says that constants which replace frozen
-    tensors become inputs of an engine, so that one in int8 cannot be re-folded; the float32 encoder
-    is, then.
+    ``name``, ``load``, ``upload`` and ``download`` are what every runtime has of its own. For the
+    rest a class that derives from this one has defaults, and so has, by ``with_defaults``, one that
+    has the four alone.
     """
 
     @property
@@ -240,6 +238,65 @@ class Runtime(Protocol):
     def download(
         self, tensors: Tensors, names: Iterable[str] | None = None
     ) -> dict[str, NDArray[Any]]: ...
+
+    @property
+    def runs_where_called(self) -> bool:
+        """A call computes on the thread that makes it, whose CPU time is then what it cost."""
+        return False
+
+    @property
+    def spent(self) -> Callable[[], float]:
+        """A clock: seconds of work of the calling thread, of which only differences mean something.
+        Where threads or a GPU that nobody asks do the work, it is the time that passes.
+        """
+        return time.thread_time if self.runs_where_called else time.perf_counter
+
+    @property
+    def refolds_by_input(self) -> bool:
+        """Constants that replace frozen tensors become inputs of an engine, so that an encoder in
+        int8 cannot be re-folded; the one in float32 is, then.
+        """
+        return False
+
+    @property
+    def lost(self) -> str:
+        """Why tensors cannot be read any more, and what to do; empty as long as all can."""
+        return ""
+
+    def where(self, executable: Executable | None) -> str:
+        """Name of the runtime that serves a graph now; None is a graph that is not loaded."""
+        return self.name
+
+    def report(self) -> dict[str, Any]:
+        """Which runtime serves what and why, as plain values; see ``Learner.placement_report``."""
+        alone = {self.name: {"state": "serves", "why": "it is the only one"}}
+        return {
+            "runtimes": alone,
+            "graphs": [],
+            "copies": [],
+            "notes": [],
+            "doing": "",
+            "lost": "",
+        }
+
+    def close(self, timeout_s: float = 1.0) -> bool:
+        """End what it does in the background; False if that takes longer."""
+        return True
+
+
+_OPTIONAL = ("runs_where_called", "spent", "refolds_by_input", "lost", "where", "report", "close")
+
+
+def with_defaults(runtime: Any) -> Runtime:
+    """The same runtime. Its class is given the defaults of :class:`Runtime` for what it lacks, or
+    has as None: it may be older than they are, or not derive from the protocol. A wrapper in its
+    place would hide that it is the caller's object, and whether it builds ahead.
+    """
+    for name in _OPTIONAL:
+        if getattr(runtime, name, None) is None:
+            setattr(type(runtime), name, vars(Runtime)[name])
+    completed: Runtime = runtime
+    return completed
 
 
 @dataclass(frozen=True)
@@ -282,8 +339,7 @@ def open_runtime(name: str = "onnxruntime", **options: Any) -> Runtime:
         RuntimeUnavailable: no runtime of that name is registered, or it cannot run here.
     """
     if name in CHOOSERS:
-        chosen: Runtime = CHOOSERS[name].load()(**options)
-        return chosen
+        return with_defaults(CHOOSERS[name].load()(**options))
     return open_registered(registered_runtimes(), name, **options)
 
 
@@ -304,8 +360,7 @@ def open_registered(registered: Mapping[str, EntryPoint], name: str, **options: 
         factory.probe()
     except ImportError as error:
         raise RuntimeUnavailable(f"runtime {name!r} cannot be imported: {error}") from error
-    runtime: Runtime = factory(**options)
-    return runtime
+    return with_defaults(factory(**options))
 
 
 class Stateful(Protocol):

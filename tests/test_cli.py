@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shell import Shell
+from command_line import Shell
+from golden_files import GOLDEN
 
 from edgeadapt import cli
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
@@ -116,7 +117,7 @@ def test_inspect_shows_what_is_inside(edgeadapt: Shell) -> None:
 
 
 def test_verify_runs_the_graphs_of_adaptors_with_their_own_tensors(edgeadapt: Shell) -> None:
-    growing = Path(__file__).parent / "device" / "golden" / "growing.edge"
+    growing = GOLDEN / "growing.edge"
     assert "graphs/read_low_rank_4.onnx: opens" in edgeadapt("verify", growing)
 
 
@@ -368,6 +369,19 @@ def test_the_installed_command_starts_fast_and_without_numpy() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0 and done.stdout.startswith("edgeadapt ")
+
+
+def test_a_command_imports_its_own_file_and_no_other_command() -> None:
+    script = (
+        "import sys, edgeadapt.cli as cli\ntry: cli.main(['ctl', '--help'])\nexcept SystemExit:"
+        " pass\nprint(*[name for name in sys.modules if name.startswith('edgeadapt.commands.')])\n"
+        "assert 'numpy' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert imported == {"edgeadapt.commands._arguments", "edgeadapt.commands.ctl"}
 
 
 # -- host ------------------------------------------------------------------------------------------

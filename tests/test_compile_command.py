@@ -266,7 +266,7 @@ def test_wrong_usage_is_2(step: Path, option: tuple[str, str]) -> None:
 
 
 def test_an_error_that_float32_explains_does_not_read_as_a_failure():
-    from edgeadapt.commands.compiling import _worst
+    from edgeadapt.commands.compile import _worst
 
     assert _worst(2e-6, 1e-4) == "2.0e-06, within the tolerance 1e-04"
     assert "not counted against the graph" in _worst(1.2e-3, 1e-4)

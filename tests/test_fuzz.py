@@ -27,7 +27,7 @@ FLOORS = {
     "edgeadapt._toml": 70,
     "edgeadapt._saved_graph": 70,
     "edgeadapt.inputs": 70,
-    "edgeadapt.commands.reading": 75,
+    "edgeadapt.commands.sample_source": 75,
     "edgeadapt._sample_files": 74,  # of statements; of lines it was 75
     "edgeadapt.device.storage.database": 60,
     "edgeadapt.device.storage.evidence_table": 60,

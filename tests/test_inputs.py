@@ -48,21 +48,21 @@ def frames(count: int, seed: int = 0) -> Any:
 
 
 def warned(spec: InputSpec, x: Any, size: int = 16) -> str:
-    looker = FirstFrames(spec)
+    first_frames = FirstFrames(spec)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for part in chunks(len(x), size):
-            if looker.is_looking:
-                looker.look(x[part])
+            if first_frames.is_active:
+                first_frames.add(x[part])
     assert all(issubclass(w.category, InputWarning) for w in caught) and len(caught) <= 1
     return str(caught[0].message) if caught else ""
 
 
 def test_frames_like_calibration_pass_in_silence_and_it_stops_looking() -> None:
     assert warned(RGB, frames(200)) == ""
-    looker = FirstFrames(RGB, frames=10)
-    looker.look(frames(10))
-    assert not looker.is_looking
+    first_frames = FirstFrames(RGB, frames=10)
+    first_frames.add(frames(10))
+    assert not first_frames.is_active
 
 
 def test_swapped_channels_are_named() -> None:
@@ -95,8 +95,8 @@ def test_gray_and_vector_inputs_are_looked_at_without_channels_or_not_at_all() -
     assert warned(gray, np.full((64, 8, 8), 110, np.uint8)) == ""
     assert not FirstFrames(
         InputSpec(layout="NC", dtype="float32", shape=(3,), mean=(0.0,), std=(1.0,))
-    ).is_looking
-    assert not FirstFrames(InputSpec(layout="NHWC", dtype="uint8", shape=(8, 8, 3))).is_looking
+    ).is_active
+    assert not FirstFrames(InputSpec(layout="NHWC", dtype="uint8", shape=(8, 8, 3))).is_active
 
 
 def test_values_outside_the_range_of_the_model_are_refused_with_both() -> None:

@@ -20,7 +20,7 @@ from edgeadapt.scenarios.corruptions import corrupt
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 NOT_ALWAYS = {
-    "placement/placing.py",  # where more than one runtime can serve
+    "placement/placed_runtime.py",  # where more than one runtime can serve
     "adaptation/temporal_correlation.py",  # where a bundle has a smoother
     "adaptors/trainer.py",  # where a bundle has adaptors
     "commits/head_choice.py",  # when nothing waits

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden_files import GOLDEN
 from test_docs import DOCS, run_page
 
 import edgeadapt
 from edgeadapt import cli
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
 
-SECOND = str(Path(__file__).parent / "device" / "golden" / "second.edge")
+SECOND = str(GOLDEN / "second.edge")
 BUNDLE = str(bundle_path())
 
 

@@ -5,8 +5,11 @@ python tools/daemon_settings_reference.py > docs/daemon_settings.md
 
 from __future__ import annotations
 
+import ast
+import inspect
 import textwrap
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,21 +83,35 @@ def _table(struct: type[Struct]) -> Iterator[str]:
     """One line a key, those that must be given first; sections have tables of their own."""
     kind = mi.type_info(struct)
     assert isinstance(kind, mi.StructType)
-    fields = [field for field in kind.fields if isinstance(field.type, mi.Metadata)]
+    meanings = {key: text for one in reversed(struct.__mro__) for key, text in _meanings(one)}
     yield "| Key | Value | Default | Meaning |\n|---|---|---|---|"
-    for field in sorted(fields, key=lambda field: not field.required):
-        assert isinstance(field.type, mi.Metadata) and field.type.extra_json_schema
-        cells = (
-            f"`{field.encode_name}`",
-            _value(field.type),
-            _default(field),
-            f"{field.type.extra_json_schema['description']}.",
-        )
-        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    for field in sorted(kind.fields, key=lambda field: not field.required):
+        if not isinstance(field.type, mi.StructType) and field.name not in ("source", "sink"):
+            meaning = meanings.get(field.name) or _shared(field.type)
+            assert meaning, f"{field.name} has no string under it"
+            cells = (f"`{field.encode_name}`", _value(field.type), _default(field), f"{meaning}.")
+            yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     yield ""
 
 
-def _value(kind: mi.Metadata) -> str:
+def _meanings(struct: type) -> Iterator[tuple[str, str]]:
+    """The string under each key."""
+    if struct.__module__.startswith("edgeadapt.daemon.config"):
+        body = ast.parse(textwrap.dedent(inspect.getsource(struct))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for key, below in pairwise(body.body):
+            if isinstance(key, ast.AnnAssign) and isinstance(below, ast.Expr):
+                assert isinstance(key.target, ast.Name)
+                yield key.target.id, " ".join(str(ast.literal_eval(below.value)).split())
+
+
+def _shared(kind: mi.Type) -> str:
+    """What a type says that several keys have."""
+    extra = kind.extra_json_schema if isinstance(kind, mi.Metadata) else None
+    return str((extra or {}).get("description", ""))
+
+
+def _value(kind: mi.Type) -> str:
     """The type in words, without patterns: the meaning, or the head of the page, says what they
     do.
     """

@@ -59,7 +59,7 @@ def make_sample(out: Path, data: Path | None) -> None:
 
 def make_bundle(out: Path, data: Path | None) -> None:
     """Train and export as the recipe says."""
-    from edgeadapt.commands.making import export_recipe
+    from edgeadapt.commands.export import export_recipe
     from edgeadapt.host.recipe import load_recipe
 
     recipe = load_recipe(RECIPE)

@@ -48,11 +48,11 @@ SUITES = {
         "streams.heads",
     ),
     "detection": Suite(
-        "false alarms and detection of the shift axis", "labels.spine", seeds=_SEEDS
+        "false alarms and detection of the shift axis", "shift.detection", seeds=_SEEDS
     ),
     "noticing": Suite(
         "whether a fall of accuracy is noticed on real transfers, and false alarms",
-        "shift.noticing",
+        "shift.accuracy_drop",
         ("quick",),
     ),
     "shift": Suite(
@@ -61,11 +61,11 @@ SUITES = {
         ("quick", "members", "foreign", "plots"),
     ),
     "answers": Suite(
-        "recovery from a few labels, and from the questions alone", "labels.spine", seeds=_SEEDS
+        "recovery from a few labels, and from the questions alone", "labels.answers", seeds=_SEEDS
     ),
-    "classes": Suite("new classes from ten labels each", "labels.spine", seeds=_SEEDS),
+    "classes": Suite("new classes from ten labels each", "labels.classes", seeds=_SEEDS),
     "guard": Suite(
-        "clean label batches accepted, poisoned ones caught", "labels.spine", seeds=_SEEDS
+        "clean label batches accepted, poisoned ones caught", "labels.guard_suite", seeds=_SEEDS
     ),
     "soak": Suite(
         "memory over 1,000,000 vectors and 10,000 images; opening and recovering 100,000 evidence"

@@ -1,6 +1,6 @@
 """What ships: the manifest, the closed table of roles, the archive and its signature.
 
-Both sides share this room: the host writes a bundle with :func:`write_bundle`, a device opens it
+Both sides import it: the host writes a bundle with :func:`write_bundle`, a device opens it
 with :func:`read_bundle`, and other languages read it by the JSON schemas of :func:`format_schemas`.
 """
 
@@ -14,7 +14,7 @@ from edgeadapt.bundle._stress_table import stress_table
 from edgeadapt.bundle.archive import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
 from edgeadapt.bundle.roles import ROLES
 from edgeadapt.bundle.schema import Manifest, json_schema
-from edgeadapt.bundle.signing import Signature, signature_schema
+from edgeadapt.bundle.signature import Signature, signature_schema
 
 
 def format_schemas() -> dict[str, str]:

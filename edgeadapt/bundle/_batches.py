@@ -20,11 +20,7 @@ def usual_batches(spec: GraphSpec, manifest: Manifest) -> tuple[int, ...]:
     if "adapt" in spec.roles:
         sizes |= {policy.adapt.min_memory, policy.adapt.memory}
     if "fit" in spec.roles:
-        sizes |= {
-            candidate.batch
-            for candidate in policy.growth.candidates
-            if candidate.name in spec.methods
-        }
+        sizes |= {one.batch for one in policy.growth.candidates if one.name in spec.methods}
     if "probe" in spec.roles:
         sizes |= {policy.growth.fewest_labels, policy.growth.samples}
     sizes.discard(0)
@@ -32,6 +28,3 @@ def usual_batches(spec: GraphSpec, manifest: Manifest) -> tuple[int, ...]:
         return tuple(sorted(sizes | set(manifest.batches)))
     # the ladder's largest: what a check of the whole bundle brings
     return tuple(sorted(sizes | {max(manifest.batches)}))
-
-
-__all__ = ["usual_batches"]

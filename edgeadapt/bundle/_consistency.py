@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from edgeadapt.bundle.roles import ROLES, RoleName
 from edgeadapt.bundle.schema import GraphSpec, Manifest
 from edgeadapt.errors import BundleError
@@ -17,68 +19,64 @@ def check_consistency(manifest: Manifest) -> None:
     Raises:
         BundleError: names the part that contradicts another.
     """
+    for fault in _faults(manifest):
+        raise BundleError(f"manifest.json: {fault}")
+
+
+def _faults(manifest: Manifest) -> Iterator[str]:
     known: set[str] = set()
     for spec in manifest.tensors:
         if spec.name in known:
-            raise BundleError(f"manifest.json: tensor {spec.name!r} is declared twice")
+            yield f"tensor {spec.name!r} is declared twice"
         known.add(spec.name)
     if len(manifest.classes) > manifest.class_slots:
-        raise BundleError(
-            f"manifest.json: {len(manifest.classes)} classes do not fit into {manifest.class_slots}"
-            " class slots"
+        yield (
+            f"{len(manifest.classes)} classes do not fit into {manifest.class_slots} class slots"
         )
     if len(set(manifest.classes)) != len(manifest.classes):
-        raise BundleError("manifest.json: a class is named twice")
+        yield "a class is named twice"
     for graph in manifest.graphs:
-        _check_graph(graph, known)
+        yield from _graph_faults(graph, known)
     width = sum(manifest.policy.shift.groups)
     for graph in manifest.graphs_for("shift"):
         for port in graph.outputs:
             if port.name == "residual" and port.shape != (None, width):
-                raise BundleError(
-                    f"manifest.json: {graph.file} gives residuals {port.shape}, the groups of"
+                yield (
+                    f"{graph.file} gives residuals {port.shape}, the groups of"
                     f" policy.shift add up to {width}"
                 )
     for numeric in manifest.numerics:
         missing = sorted({*numeric.reads, *numeric.writes} - known)
         if missing:
-            raise BundleError(
-                f"manifest.json: the numeric {numeric.numeric!r} uses the undeclared tensor"
-                f" {missing[0]!r}"
-            )
+            yield f"the numeric {numeric.numeric!r} uses the undeclared tensor {missing[0]!r}"
     for spec in manifest.tensors:
         if spec.class_axis is not None and not 0 <= spec.class_axis < len(spec.shape):
-            raise BundleError(
-                f"manifest.json: {spec.name} has class_axis {spec.class_axis} outside its shape"
-                f" {spec.shape}"
-            )
-    _check_receipts(manifest)
-    _check_adaptors(manifest)
-    _check_precisions(manifest)
+            yield f"{spec.name} has class_axis {spec.class_axis} outside its shape {spec.shape}"
+    yield from _receipt_faults(manifest)
+    yield from _adaptor_faults(manifest)
+    yield from _precision_faults(manifest)
 
 
-def _check_graph(graph: GraphSpec, known: set[str]) -> None:
+def _graph_faults(graph: GraphSpec, known: set[str]) -> Iterator[str]:
     outputs, writes = {port.name for port in graph.outputs}, bool(graph.writes)
     for role in graph.roles:
         absent = sorted(set(ROLES[role].outputs) - outputs - _MAY_BE_ABSENT)
         if absent or ROLES[role].writes_tensors > writes:
             lacks = f"output {absent[0]!r}" if absent else "tensor that it writes"
-            raise BundleError(
-                f"manifest.json: {graph.file} claims the role {role!r} but has no {lacks}"
-            )
+            yield f"{graph.file} claims the role {role!r} but has no {lacks}"
     missing = sorted({*graph.reads, *graph.writes, *graph.frozen} - known)
     if missing:
-        raise BundleError(f"manifest.json: {graph.file} uses the undeclared tensor {missing[0]!r}")
+        yield f"{graph.file} uses the undeclared tensor {missing[0]!r}"
 
 
-def _check_adaptors(manifest: Manifest) -> None:
+def _adaptor_faults(manifest: Manifest) -> Iterator[str]:
     """Each candidate has its graphs, and tensors that a condition can hold and that no other part
     shares.
     """
     scopes = {spec.name: (spec.scope, spec.kind, spec.persist) for spec in manifest.tensors}
     names = [candidate.name for candidate in manifest.policy.growth.candidates]
     if len(set(names)) != len(names):
-        raise BundleError("manifest.json: two adaptors of policy.growth have the same name")
+        yield "two adaptors of policy.growth have the same name"
     for candidate in manifest.policy.growth.candidates:
         for name in candidate.tensors:
             if not name.startswith(f"{candidate.name}.") or scopes.get(name) != (
@@ -86,20 +84,17 @@ def _check_adaptors(manifest: Manifest) -> None:
                 "parameter",
                 "checkpoint",
             ):
-                raise BundleError(
-                    f"manifest.json: {name!r} is no kept parameter of a condition called"
+                yield (
+                    f"{name!r} is no kept parameter of a condition called"
                     f" {candidate.name}.*, as the adaptor {candidate.name!r} says"
                 )
         roles: tuple[RoleName, ...] = ("predict", "fit", "probe")
         for role in roles:
             if not any(candidate.name in graph.methods for graph in manifest.graphs_for(role)):
-                raise BundleError(
-                    f"manifest.json: no graph answers the role {role!r} with the adaptor"
-                    f" {candidate.name!r}"
-                )
+                yield f"no graph answers the role {role!r} with the adaptor {candidate.name!r}"
 
 
-def _check_precisions(manifest: Manifest) -> None:
+def _precision_faults(manifest: Manifest) -> Iterator[str]:
     """Every variant is the float32 encoder in another precision: one graph and one entry each, the
     same ports, tensors of its and no others.
     """
@@ -107,15 +102,15 @@ def _check_precisions(manifest: Manifest) -> None:
     named = [graph.precision for graph in variants]
     listed = [spec.precision for spec in manifest.precisions]
     if len(set(named)) != len(named) or sorted(named) != sorted(listed):
-        raise BundleError(
-            f"manifest.json: there are encoders in {', '.join(named) or 'float32 alone'}, but"
+        yield (
+            f"there are encoders in {', '.join(named) or 'float32 alone'}, but"
             f" precisions lists {', '.join(listed) or 'none'}"
         )
     encoders = manifest.graphs_for("encode")
     for graph in variants:
         if graph.roles != ("encode",) or not encoders:
-            raise BundleError(
-                f"manifest.json: {graph.file} is a {graph.precision} graph; only an encoder beside"
+            yield (
+                f"{graph.file} is a {graph.precision} graph; only an encoder beside"
                 " one in float32 can be"
             )
         same = (graph.ports, graph.outputs, graph.reads, graph.writes) == (
@@ -125,16 +120,16 @@ def _check_precisions(manifest: Manifest) -> None:
             (),
         )
         if not same or not set(graph.frozen) <= set(encoders[0].frozen):
-            raise BundleError(
-                f"manifest.json: {graph.file} does not take and give what {encoders[0].file} does,"
+            yield (
+                f"{graph.file} does not take and give what {encoders[0].file} does,"
                 " so it is no variant of it"
             )
     for spec in manifest.precisions:
         if spec.shift.groups != manifest.policy.shift.groups or len(spec.shift.thresholds) != len(
             spec.shift.groups
         ):
-            raise BundleError(
-                f"manifest.json: the {spec.precision} shift policy has thresholds for other groups"
+            yield (
+                f"the {spec.precision} shift policy has thresholds for other groups"
                 " than policy.shift"
             )
         own = {
@@ -147,14 +142,14 @@ def _check_precisions(manifest: Manifest) -> None:
         )
         # one state folder for all: conditions are told apart in the same way
         if other or spec.novelty.method != manifest.policy.novelty.method:
-            raise BundleError(
-                f"manifest.json: the {spec.precision} policy has another"
+            yield (
+                f"the {spec.precision} policy has another"
                 f" {f'shift.{other[0]}' if other else 'novelty.method'} than policy; only"
                 " thresholds are a variant's own"
             )
 
 
-def _check_receipts(manifest: Manifest) -> None:
+def _receipt_faults(manifest: Manifest) -> Iterator[str]:
     """A receipt is given when the tensor learns, and can be redeemed."""
     redeemed = {name for graph in manifest.graphs_for("redeem") for name in graph.writes}
     without = {
@@ -167,17 +162,14 @@ def _check_receipts(manifest: Manifest) -> None:
         if not spec.receipt:
             continue
         if spec.kind != "evidence":
-            raise BundleError(
-                f"manifest.json: {spec.name} has receipt = true, but its kind is {spec.kind}; only"
+            yield (
+                f"{spec.name} has receipt = true, but its kind is {spec.kind}; only"
                 " evidence can be taken back"
             )
         if spec.name not in redeemed:
-            raise BundleError(
-                f"manifest.json: {spec.name} has receipt = true, but no graph with the role"
-                " 'redeem' writes it"
-            )
+            yield f"{spec.name} has receipt = true, but no graph with the role 'redeem' writes it"
         if spec.name in without:
-            raise BundleError(
-                f"manifest.json: {spec.name} has receipt = true, but {without[spec.name]} learns it"
+            yield (
+                f"{spec.name} has receipt = true, but {without[spec.name]} learns it"
                 " without the output 'receipt'"
             )

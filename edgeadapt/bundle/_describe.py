@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -9,6 +10,17 @@ import msgspec
 from edgeadapt.bundle._weights import tensor_bytes
 from edgeadapt.bundle.archive import Bundle
 from edgeadapt.bundle.roles import ROLE_NAMES
+
+_MANIFEST = (
+    *("format", "name", "version", "task", "classes", "class_slots", "domain_slots"),
+    *("feature_dim", "tap_dim", "space", "input", "batches"),
+)
+_GRAPH = ("roles", "methods", "precision", "batch", "nodes", "reads", "writes")
+_TENSOR = ("kind", "scope", "dtype", "shape")
+
+
+def _of(value: object, fields: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in fields}
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -20,18 +32,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "bytes": bundle.bytes,
         "sha256": bundle.sha256,
         "signed_by": bundle.signed_by,
-        "format": manifest.format,
-        "name": manifest.name,
-        "version": manifest.version,
-        "task": manifest.task,
-        "classes": manifest.classes,
-        "class_slots": manifest.class_slots,
-        "domain_slots": manifest.domain_slots,
-        "feature_dim": manifest.feature_dim,
-        "tap_dim": manifest.tap_dim,
-        "space": manifest.space,
-        "input": manifest.input,
-        "batches": manifest.batches,
+        **_of(manifest, _MANIFEST),
         "roles": {
             role: [graph.file for graph in manifest.graphs_for(role)]
             for role in ROLE_NAMES
@@ -41,13 +42,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             graph.file: {
                 "bytes": manifest.members[graph.file].bytes,
                 "frozen_bytes": sum(tensor_bytes(manifest.tensor(name)) for name in graph.frozen),
-                "roles": graph.roles,
-                "methods": graph.methods,
-                "precision": graph.precision,
-                "batch": graph.batch,
-                "nodes": graph.nodes,
-                "reads": graph.reads,
-                "writes": graph.writes,
+                **_of(graph, _GRAPH),
             }
             for graph in manifest.graphs
         },
@@ -59,23 +54,16 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             if name.startswith("weights/")
         },
         "tensors": {
-            spec.name: {
-                "kind": spec.kind,
-                "scope": spec.scope,
-                "dtype": spec.dtype,
-                "shape": spec.shape,
-                "bytes": tensor_bytes(spec),
-            }
+            spec.name: {**_of(spec, _TENSOR), "bytes": tensor_bytes(spec)}
             for spec in manifest.tensors
         },
         "triggers": manifest.triggers,
         "policy": manifest.policy,
         "precisions": {
-            spec.precision: {"report": spec.report, "shift": spec.shift, "novelty": spec.novelty}
+            spec.precision: _of(spec, ("report", "shift", "novelty"))
             for spec in manifest.precisions
         },
         "provenance": manifest.provenance,
         "stress": bundle.card.get("stress"),
     }
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(found))
-    return plain
+    return msgspec.json.decode(msgspec.json.encode(found), type=dict[str, Any])

@@ -3,24 +3,20 @@ that a bundle really has.
 
     space = sha256(sha256(encode graph) || sha256(tensor) for the encoder's tensors by name)
 
-Without this check a stranger could put another encoder into a bundle, and a state folder, bound to
-a space, would take it for the one whose features it has learned.
+Without this check anyone could put another encoder into a bundle, and a state folder, bound to a
+space, would take it for the one whose features it has learned.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeadapt.bundle._weights import FROZEN, HEADER_BYTES
-from edgeadapt.bundle.schema import encoder_tensors, space_of_digests
+from edgeadapt.bundle.schema import Manifest, encoder_tensors, space_of_digests
 from edgeadapt.errors import BundleError
-
-if TYPE_CHECKING:
-    from edgeadapt.bundle.schema import Manifest
 
 
 def watch_encoder(manifest: Manifest) -> TensorHashes:
@@ -39,12 +35,10 @@ def check_space(manifest: Manifest, encoder: TensorHashes) -> None:
         BundleError: the encoder is another one. A bundle that is given features has none, and
             nothing to hold against its space.
     """
-    graphs = [
-        bytes.fromhex(manifest.members[graph.file].sha256)
-        for graph in manifest.graphs_for("encode")
-    ]
-    if not graphs:
+    files = [graph.file for graph in manifest.graphs_for("encode")]
+    if not files:
         return
+    graphs = [bytes.fromhex(manifest.members[file].sha256) for file in files]
     digests = encoder.result()
     found = space_of_digests([*graphs, *(digests[name] for name in _tensors(manifest))])
     if found != manifest.space:

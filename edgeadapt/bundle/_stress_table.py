@@ -40,14 +40,10 @@ def stress_table(card: Mapping[str, Any]) -> list[str]:
 def _lines(stress: Mapping[str, Any]) -> list[str]:
     lines = [_HEAD]
     for row in stress["rows"]:
-        lines.append(
-            row_line(_name(row), float(row["learner"]), float(row["frozen"]), int(row["refreshes"]))
-        )
+        lines.append(_row_line(row))
     if long := stress.get("long"):
         row = long["row"]
-        lines.append(
-            row_line(_name(row), float(row["learner"]), float(row["frozen"]), int(row["refreshes"]))
-        )
+        lines.append(_row_line(row))
         phases = [
             100 * (float(phase["learner"]) - float(phase["frozen"])) for phase in long["phases"]
         ]
@@ -70,6 +66,7 @@ def _lines(stress: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _name(row: Mapping[str, Any]) -> str:
+def _row_line(row: Mapping[str, Any]) -> str:
     condition, order = str(row["condition"]), str(row["order"])
-    return condition if condition == order else f"{condition} {order}"
+    name = condition if condition == order else f"{condition} {order}"
+    return row_line(name, float(row["learner"]), float(row["frozen"]), int(row["refreshes"]))

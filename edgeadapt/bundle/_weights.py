@@ -2,7 +2,7 @@
 
 ``frozen`` never changes after export, ``factory`` has the initial values of everything else,
 ``guard`` the labelled factory features that judge later changes. A file keeps a tensor in fewer
-bytes where nothing is lost (``_packing``).
+bytes where nothing is lost (``_packed_forms``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from edgeadapt.bundle._container import MAX_ARCHIVE_BYTES
-from edgeadapt.bundle._packing import forms, packed, unpacked
+from edgeadapt.bundle._packed_forms import forms, packed, unpacked
 from edgeadapt.bundle.schema import PLAIN_FORMAT, Manifest, TensorSpec, encoder_tensors
 from edgeadapt.errors import BundleError
 
@@ -54,17 +54,12 @@ def encode_weights(manifest: Manifest, member: str, values: Mapping[str, NDArray
     for name in sorted(values):
         array = np.asarray(values[name])
         arrays[name] = np.require(array, array.dtype.newbyteorder("<"), "C")
-    _check_listed(
-        manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
-    )
+    _check_listed(manifest, member, _types_of(arrays))
     _check_values(manifest, member, arrays)
-    specs = _packable(manifest, member)
-    return save(
-        {
-            name: packed(specs[name], len(manifest.classes), array) if name in specs else array
-            for name, array in arrays.items()
-        }
-    )
+    for name, spec in _packable(manifest, member).items():
+        if name in arrays:
+            arrays[name] = packed(spec, len(manifest.classes), arrays[name])
+    return save(arrays)
 
 
 def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
@@ -78,9 +73,7 @@ def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
         arrays: Arrays = load(data)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise BundleError(f"{member}: not a safetensors file: {error}") from None
-    _check_listed(
-        manifest, member, {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
-    )
+    _check_listed(manifest, member, _types_of(arrays))
     for name, spec in _packable(manifest, member).items():
         if name in arrays:
             arrays[name] = unpacked(spec, arrays[name])
@@ -88,6 +81,10 @@ def decode_weights(manifest: Manifest, member: str, data: bytes) -> Arrays:
     for array in arrays.values():
         array.flags.writeable = False
     return arrays
+
+
+def _types_of(arrays: Arrays) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
 
 
 def check_header(manifest: Manifest, member: str, start: bytes) -> set[str]:
@@ -113,11 +110,8 @@ def check_header(manifest: Manifest, member: str, start: bytes) -> set[str]:
         listed = {name: msgspec.json.decode(raw, type=_Listed) for name, raw in header.items()}
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{member}: not a safetensors file: {error}") from None
-    _check_listed(
-        manifest,
-        member,
-        {name: (_DTYPES.get(spec.dtype, spec.dtype), spec.shape) for name, spec in listed.items()},
-    )
+    types = {name: (_DTYPES.get(one.dtype, one.dtype), one.shape) for name, one in listed.items()}
+    _check_listed(manifest, member, types)
     return set(listed)
 
 
@@ -135,7 +129,7 @@ def check_complete(manifest: Manifest, present: set[str]) -> None:
         starts_at_zero = spec.kind == "parameter" and spec.persist == "never"
         if spec.kind != "derived" and not starts_at_zero and spec.name not in present:
             raise BundleError(
-                f"{_home(spec)}: no value for {spec.name}, which the manifest declares as"
+                f"{_file_of(spec)}: no value for {spec.name}, which the manifest declares as"
                 f" {spec.kind}"
             )
 
@@ -145,7 +139,7 @@ def tensor_bytes(spec: TensorSpec) -> int:
     return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
 
 
-def _home(spec: TensorSpec) -> str:
+def _file_of(spec: TensorSpec) -> str:
     return FROZEN if spec.kind == "frozen" else FACTORY
 
 
@@ -153,11 +147,9 @@ def _packable(manifest: Manifest, member: str) -> dict[str, TensorSpec]:
     """Tensors that a file may keep in fewer bytes; the encoder's are hashed as they lie there."""
     if member == GUARD or manifest.format <= PLAIN_FORMAT:
         return {}
-    specs = {spec.name: spec for spec in manifest.tensors if _home(spec) == member}
-    for name in encoder_tensors(
-        [spec.name for spec in specs.values() if spec.kind == "frozen"],
-        manifest.graphs_for("encode"),
-    ):
+    specs = {spec.name: spec for spec in manifest.tensors if _file_of(spec) == member}
+    frozen = [spec.name for spec in specs.values() if spec.kind == "frozen"]
+    for name in encoder_tensors(frozen, manifest.graphs_for("encode")):
         specs.pop(name, None)
     return specs
 
@@ -180,12 +172,10 @@ def _check_listed(
         spec = specs.get(name)
         if spec is None:
             raise BundleError(f"{member}: {name} is not a tensor of the manifest")
-        if _home(spec) != member:
-            raise BundleError(f"{member}: {name} is {spec.kind} and belongs in {_home(spec)}")
-        is_plain = (dtype, shape) == (spec.dtype, spec.shape)
-        if not is_plain and not (
-            name in packable and (dtype, shape) in forms(spec, len(manifest.classes))
-        ):
+        if _file_of(spec) != member:
+            raise BundleError(f"{member}: {name} is {spec.kind} and belongs in {_file_of(spec)}")
+        allowed = forms(spec, len(manifest.classes)) if name in packable else set()
+        if (dtype, shape) not in {(spec.dtype, spec.shape), *allowed}:
             raise BundleError(
                 f"{member}: {name} is {dtype}{list(shape)}, the manifest says"
                 f" {spec.dtype}{list(spec.shape)}"
@@ -198,9 +188,9 @@ def _check_guard(manifest: Manifest, listed: Mapping[str, tuple[str, tuple[int, 
     ``own`` (N, factory classes) and ``weight`` (N,), in bundles whose head learned these samples
     too: what each adds to its own logits, and how much it weighed.
     """
-    widths = {"z": (manifest.feature_dim,), "y": ()} | (
-        {"taps": (manifest.tap_dim,)} if manifest.tap_dim else {}
-    )
+    widths: dict[str, tuple[int, ...]] = {"z": (manifest.feature_dim,), "y": ()}
+    if manifest.tap_dim:
+        widths |= {"taps": (manifest.tap_dim,)}
     if "own" in listed:
         widths |= {"own": (len(manifest.classes),), "weight": ()}
     if set(listed) != set(widths):

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from edgeadapt._durable import replace_file
 from edgeadapt.bundle import _container as container
 from edgeadapt.bundle import _weights as weight_files
-from edgeadapt.bundle import signing
 from edgeadapt.bundle._batches import usual_batches
 from edgeadapt.bundle._container import CARD, MANIFEST, SIGNATURE, Entry
 from edgeadapt.bundle._external_data import check_external_data
@@ -31,6 +30,13 @@ from edgeadapt.bundle._space import TensorHashes, check_space, watch_encoder
 from edgeadapt.bundle._weights import FACTORY, FROZEN, GUARD, Arrays
 from edgeadapt.bundle.codec import decode_manifest, encode_manifest
 from edgeadapt.bundle.schema import GraphSpec, Manifest, Member
+from edgeadapt.bundle.signature import (
+    decode_signature,
+    encode_signature,
+    load_public_key,
+    sign,
+    verify,
+)
 from edgeadapt.errors import BundleError
 from edgeadapt.paths import check_path
 from edgeadapt.runtime import GraphFile
@@ -79,13 +85,9 @@ class Bundle:
         brings to it, and what it computes in.
         """
         frozen = {name: self.frozen[name] for name in spec.frozen}
-        return GraphFile(
-            spec.file,
-            self.graph(spec.file),
-            frozen,
-            batches=usual_batches(spec, self.manifest),
-            precision=spec.precision,
-        )
+        batches = usual_batches(spec, self.manifest)
+        model = self.graph(spec.file)
+        return GraphFile(spec.file, model, frozen, batches=batches, precision=spec.precision)
 
     def _read(self, name: str) -> builtins.bytes:
         with _naming(self.path), open(self.path, "rb") as file:
@@ -128,9 +130,8 @@ def write_bundle(
             for name, values in weights.items()
         }
         try:
-            contents[CARD] = msgspec.json.format(
-                msgspec.json.encode(card, order="sorted"), indent=2
-            )
+            encoded = msgspec.json.encode(card, order="sorted")
+            contents[CARD] = msgspec.json.format(encoded, indent=2)
         except (TypeError, ValueError, RecursionError) as error:
             raise BundleError(f"{CARD}: {error}") from None
         for name in contents:
@@ -141,9 +142,7 @@ def write_bundle(
         }
         contents[MANIFEST] = encode_manifest(msgspec.structs.replace(manifest, members=members))
         if private_key is not None:
-            contents[SIGNATURE] = signing.encode_signature(
-                signing.sign(contents[MANIFEST], private_key)
-            )
+            contents[SIGNATURE] = encode_signature(sign(contents[MANIFEST], private_key))
         archive = container.pack(
             (name, contents[name]) for name in sorted(contents, key=container.member_order)
         )
@@ -190,11 +189,11 @@ def _open(
     raw = _small(file, entries[MANIFEST], MAX_MANIFEST_BYTES)
     signed_by = None
     if SIGNATURE in entries:
-        signature = signing.decode_signature(_small(file, entries[SIGNATURE], _MAX_SIGNATURE_BYTES))
-        signed_by = signing.verify(raw, signature, trust)
+        signature = decode_signature(_small(file, entries[SIGNATURE], _MAX_SIGNATURE_BYTES))
+        signed_by = verify(raw, signature, trust)
     elif require_signature:
         for key in trust:
-            signing.load_public_key(key)  # one that cannot be read is what is wrong first
+            load_public_key(key)  # one that cannot be read is what is wrong first
         raise BundleError(f"{SIGNATURE}: absent; an unsigned bundle is refused here")
     try:
         manifest = decode_manifest(raw)
@@ -211,11 +210,8 @@ def _open(
                 raise BundleError(
                     f"{graph.file}: takes {name} as frozen, but its kind is {kinds[name]}"
                 )
-        check_external_data(
-            graph.file,
-            _verified(file, entries[graph.file], manifest.members[graph.file]),
-            graph.frozen,
-        )
+        model = _verified(file, entries[graph.file], manifest.members[graph.file])
+        check_external_data(graph.file, model, graph.frozen)
     weight_files.check_complete(manifest, _check_weights(file, entries, manifest))
     check_space(manifest, encoder)
     card = _card(_small(file, entries[CARD], _MAX_CARD_BYTES))
@@ -230,22 +226,16 @@ def _check_members(
     """
     present = set(entries) - {MANIFEST, SIGNATURE}
     for name in sorted(present ^ set(manifest.members)):
+        listed = "not listed in" if name in present else "listed in"
         raise BundleError(
-            f"{name}: "
-            + (
-                "not listed in the manifest"
-                if name in present
-                else "listed in the manifest but absent"
-            )
+            f"{name}: {listed} the manifest{'' if name in present else ' but absent'}"
         )
     expected = (
         {CARD} | {graph.file for graph in manifest.graphs} | ({FROZEN, FACTORY, GUARD} & present)
     )
     for name in sorted(present ^ expected):
-        raise BundleError(
-            f"{name}: "
-            + ("no graph of the manifest and no known weight file" if name in present else "absent")
-        )
+        what = "no graph of the manifest and no known weight file" if name in present else "absent"
+        raise BundleError(f"{name}: {what}")
     for name, member in manifest.members.items():
         if entries[name].size != member.bytes:
             raise BundleError(
@@ -267,13 +257,8 @@ def _check_weights(file: BinaryIO, entries: Mapping[str, Entry], manifest: Manif
             entry = entries[name]
             file.seek(entry.offset)
             start = file.read(min(entry.size, 8))
-            start += file.read(
-                min(
-                    entry.size - len(start),
-                    weight_files.HEADER_BYTES - 8,
-                    int.from_bytes(start, "little"),
-                )
-            )
+            length = min(weight_files.HEADER_BYTES - 8, int.from_bytes(start, "little"))
+            start += file.read(min(entry.size - len(start), length))
             found = weight_files.check_header(manifest, name, start)
             present |= found if name != GUARD else set()
     return present

@@ -28,12 +28,9 @@ def decode_manifest(data: bytes) -> Manifest:
         peek: Any = msgspec.json.decode(data)
         written = peek.get("format") if isinstance(peek, dict) else None
         if isinstance(written, int) and written > FORMAT:
-            origin = peek.get("provenance")
-            by = (
-                origin.get("edgeadapt", "a newer version")
-                if isinstance(origin, dict)
-                else "a newer version"
-            )
+            origin, by = peek.get("provenance"), "a newer version"
+            if isinstance(origin, dict):
+                by = origin.get("edgeadapt", by)
             raise BundleError(
                 f"manifest.json: format {written} is newer than {FORMAT}, which this version reads;"
                 f" written by edgeadapt {by}"
@@ -43,6 +40,3 @@ def decode_manifest(data: bytes) -> Manifest:
         raise BundleError(f"manifest.json: {error}") from error
     check_consistency(manifest)
     return manifest
-
-
-__all__ = ["decode_manifest", "encode_manifest"]

@@ -68,6 +68,3 @@ def unpacked(gram: Array, width: int) -> F64:
         square[start:, start:end] = square[start:end, start:].T
         at += size
     return square
-
-
-__all__ = ["mirrored", "packed_runs", "packed_size", "packed_width", "unpacked"]

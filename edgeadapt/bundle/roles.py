@@ -39,6 +39,9 @@ class Role:
     writes_tensors: bool
 
 
+_Z, _TAPS = {"z": "(B, D) float32"}, {"taps": "(B, T) float32"}
+_WEIGHT = {"sample_weight": "(B,) float32"}
+
 ROLES: dict[RoleName, Role] = {
     role.name: role
     for role in (
@@ -46,30 +49,28 @@ ROLES: dict[RoleName, Role] = {
             "encode",
             "what are the features of this input?",
             {"x": "(B, *input)"},
-            {"z": "(B, D) float32", "taps": "(B, T) float32"},
+            _Z | _TAPS,
             False,
         ),
         Role(
             "correct",
             "where would this feature lie under the source condition?",
-            {"z": "(B, D) float32"},
+            _Z,
             {"embedding": "(B, D) float32"},
             False,
         ),
-        Role(
-            "predict", "which class?", {"z": "(B, D) float32"}, {"logits": "(B, K) float32"}, False
-        ),
+        Role("predict", "which class?", _Z, {"logits": "(B, K) float32"}, False),
         Role(
             "novelty",
             "how unlike every known class?",
-            {"z": "(B, D) float32", "taps": "(B, T) float32"},
+            _Z | _TAPS,
             {"score": "(B,) float32, larger is more novel"},
             False,
         ),
         Role(
             "shift",
             "how far from its predicted class?",
-            {"z": "(B, D) float32", "taps": "(B, T) float32"},
+            _Z | _TAPS,
             {"residual": "(B, R) float32, unit variance on clean data"},
             False,
         ),
@@ -77,8 +78,8 @@ ROLES: dict[RoleName, Role] = {
             "learn",
             "what does a labelled sample change?",
             {
-                "z": "(B, D) float32",
-                "taps": "(B, T) float32",
+                **_Z,
+                **_TAPS,
                 "y": "(B,) int64",
                 "sample_weight": "(B,) float32, negative iff every written tensor is evidence",
                 "is_factory": (
@@ -119,7 +120,7 @@ ROLES: dict[RoleName, Role] = {
         Role(
             "probe",
             "what would this adaptor read?",
-            {"z": "(B, D) float32"},
+            _Z,
             {
                 "hidden": (
                     "(B, P) float32, the features whose read-out the adaptor trains, at its factory"
@@ -131,12 +132,7 @@ ROLES: dict[RoleName, Role] = {
         Role(
             "fit",
             "one gradient step of an adaptor",
-            {
-                "z": "(B, D) float32",
-                "y": "(B,) int64",
-                "sample_weight": "(B,) float32",
-                "learning_rate": "() float32",
-            },
+            _Z | {"y": "(B,) int64"} | _WEIGHT | {"learning_rate": "() float32"},
             {"loss": "() float32"},
             True,
         ),
@@ -154,7 +150,7 @@ ROLES: dict[RoleName, Role] = {
         Role(
             "rate",
             "how much is this sample worth keeping?",
-            {"z": "(B, D) float32"},
+            _Z,
             {"value": "(B,) float32"},
             False,
         ),

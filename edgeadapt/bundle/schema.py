@@ -7,9 +7,41 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, field
 
 from edgeadapt._json_schema import undented
+from edgeadapt.bundle._fields import (
+    AdaptMode,
+    Positive,
+    Precision,
+    Sha256,
+    Size,
+    Slots,
+    Strict,
+    Variant,
+)
+from edgeadapt.bundle._graph_specs import (
+    GraphSpec,
+    InputSpec,
+    NumericSpec,
+    Parity,
+    PortSpec,
+    TensorSpec,
+    TriggerSpec,
+)
+from edgeadapt.bundle._policy import (
+    AccuracyPolicy,
+    AdaptorSpec,
+    AdaptPolicy,
+    AskPolicy,
+    GrowthPolicy,
+    GuardPolicy,
+    LearnPolicy,
+    NoveltyPolicy,
+    PolicySpec,
+    ShiftPolicy,
+    SmoothPolicy,
+)
 from edgeadapt.bundle.roles import RoleName
 from edgeadapt.errors import BundleError
 
@@ -17,303 +49,14 @@ FORMAT = 2
 """Version of the manifest. A reader refuses a newer one and names the package version that wrote
 it.
 
-Since 2, weight files may keep tensors in fewer bytes (``_packing``); bundles of format 1 are read
-as they were.
+Since 2, weight files may keep tensors in fewer bytes (``_packed_forms``); bundles of format 1 are
+read as they were.
 """
 PLAIN_FORMAT = 1
 """The last version whose weight files keep every tensor as the manifest declares it."""
 
-DType = Literal["float32", "float16", "int64", "int32", "int8", "uint8", "bool"]
-Kind = Literal["frozen", "evidence", "parameter", "statistic", "derived"]
-Scope = Literal["global", "domain", "stream"]
-Merge = Literal["add", "mean", "replace", "refuse"]
-Persist = Literal["checkpoint", "session", "never"]
-Trigger = Literal["every_batch", "shift", "label", "idle"]
-AdaptMode = Literal["act", "advise", "off"]
-Precision = Literal["float32", "float16", "int8"]
-"""What an encoder computes in."""
-Variant = Literal["float16", "int8"]
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Size = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
-# memory is taken for each before anything is computed
-Slots = Annotated[int, Meta(ge=1, le=1 << 16)]
 
-
-class _Strict(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Unknown fields are errors: a typo in a manifest must not be silently ignored."""
-
-
-class TensorSpec(_Strict, frozen=True, kw_only=True):
-    """What the core must know about a tensor so that it need not know the method.
-
-    *Evidence* is additive and canonical; *derived* is recomputed from it and never stored;
-    *statistic* describes inputs; *parameter* is trained; *frozen* never changes after export.
-    """
-
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9_]+(\.[A-Za-z0-9_]+)+$")]
-    dtype: DType
-    shape: tuple[Size, ...]
-    kind: Kind
-    scope: Scope = "global"
-    # hash of the feature space the values are valid in; "" while it is valid in any
-    space: str = ""
-    merge: Merge = "refuse"
-    class_axis: int | None = None  # grows and is cleared with a class
-    bound: float | None = None  # values must be finite and within +-bound to be published
-    persist: Persist = "checkpoint"
-    receipt: bool = False
-    """Evidence only: its part of a labelled sample can be told from the receipt that ``learn``
-    returns, so that forgetting needs no stored feature. A graph with the role ``redeem`` writes it.
-    """
-
-
-class PortSpec(_Strict, frozen=True, kw_only=True):
-    """One port or output of a graph; ``None`` in the shape is the batch."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int | None, ...]
-
-
-class Parity(_Strict, frozen=True, kw_only=True):
-    """How a graph compared with torch when it was compiled."""
-
-    cases: Positive
-    tolerance: float
-    median_error: float  # relative to the size of the change a step makes, or of the output
-    worst_error: float
-    arbiter: Literal["float32", "float64"] = "float32"
-    onnxruntime: str = ""
-
-
-class GraphSpec(_Strict, frozen=True, kw_only=True):
-    """One graph: the roles it answers (several when they were fused), its ports and the tensors it
-    touches.
-    """
-
-    file: str
-    roles: tuple[RoleName, ...]
-    methods: tuple[str, ...]
-    batch: Positive | None  # None: free at run time
-    ports: tuple[PortSpec, ...]
-    outputs: tuple[PortSpec, ...]
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    frozen: tuple[str, ...]
-    nodes: Positive
-    parity: Parity
-    precision: Precision = "float32"
-    """Of an encoder's inner values. Others than ``float32`` are variants of the encoder, see
-    :class:`PrecisionSpec`; ports are float32 in each.
-    """
-
-
-class NumericSpec(_Strict, frozen=True, kw_only=True):
-    """A derived tensor computed by a named numeric of ``device/linalg.py`` instead of a graph."""
-
-    numeric: Literal[
-        "balanced_ridge",
-        "nearest_mean",
-        "class_mean",
-        "class_direction",
-        "class_residual",
-        "slda",
-        "back_projection",
-        "log_frequency",
-    ]
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    arguments: dict[str, float] = {}
-
-
-class TriggerSpec(_Strict, frozen=True, kw_only=True):
-    """When a role may run."""
-
-    role: RoleName
-    when: Trigger
-    min_gap_samples: Size = 0
-
-
-class InputSpec(_Strict, frozen=True, kw_only=True):
-    """What the encoder takes. Mean and standard deviation are inside the graph, not here."""
-
-    layout: Literal["NHWC", "NCHW", "NHW", "NC", "features"]
-    dtype: Literal["uint8", "float32"]
-    shape: tuple[Positive, ...]  # of one sample
-    range: tuple[float, float] | None = None  # refused outside; None: any finite value
-    colour: Literal["rgb", "bgr", "gray", "none"] = "none"
-    resize: Literal["bilinear", "none"] = "none"
-    mean: tuple[float, ...] = ()  # per channel, of calibration inputs, in input units
-    std: tuple[float, ...] = ()
-
-
-class ShiftPolicy(_Strict, frozen=True, kw_only=True):
-    """Thresholds of the shift axis, one per group of residual columns."""
-
-    window: Slots = 32
-    groups: tuple[Slots, ...] = ()  # widths; they add up to R
-    thresholds: tuple[float, ...] = ()  # of the window statistic
-    confirm_windows: Positive = 2  # consecutive windows above the threshold before anything acts
-    strong: float = 4.0  # times the threshold: such a window needs no second one
-    clear_windows: Positive = 2  # consecutive windows below it before the condition counts as over
-    # columns of the residual space that tell conditions apart
-    signature: tuple[Size, Size] = (0, 0)
-    # relative squared distance below which two signatures are the same condition
-    route_distance: float = 0.1
-
-
-class NoveltyPolicy(_Strict, frozen=True, kw_only=True):
-    method: str = ""
-    threshold: float = 0.0  # of the per-sample score
-    rate: float = 0.05  # share of known clean samples above the threshold at calibration
-    window_share: float = 0.5  # share of novel samples in a window that reads as novel
-    # the lower of two: classes held out of the head, and images that no training showed; None: not
-    # judged
-    auroc: float | None = None
-    alternatives: dict[str, float] = {}
-
-    @property
-    def judgement(self) -> str:
-        """The mark in words; a bundle from before marks were optional has one of .5 and no
-        alternatives where none was made.
-        """
-        if self.auroc is None or not self.alternatives:
-            return "not judged: no class could be held out"
-        return f"AUROC {self.auroc:.3f} on what it did not know"
-
-
-class AdaptPolicy(_Strict, frozen=True, kw_only=True):
-    """Whether label-free adaptation may act, as the bundle's own stress card decided."""
-
-    mode: AdaptMode = "off"
-    method: str = ""
-    # share of the way from the factory's statistics to a condition's that a correction goes
-    strength: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    # calls of the graph per refresh, each from the tensors that the one before left
-    steps: Positive = 1
-    # an adapted encoder's features mean what the factory's do: labels may be learned from them
-    preserves_space: bool = True
-    # share of their distance from the classes that corrected inputs may keep, else the correction
-    # is not used
-    home: float = 0.85
-    memory: Size = 64  # recent inputs, in memory only
-    min_memory: Size = 32  # samples before the first correction
-    refresh_samples: Positive = 64  # between two refreshes
-    reason: str = ""
-
-
-class LearnPolicy(_Strict, frozen=True, kw_only=True):
-    method: str = ""
-    field_weight: float = 1.0  # sample_weight of a label from the field
-    # all factory samples of a class together weigh as much as this many labels
-    factory_count: float = 25.0
-    held_out_every: Positive = 5
-    temperature: float = 1.0  # softmax temperature of the logits
-    # evidence of which the factory's share may count more or less: the head's sums
-    weighted: tuple[str, ...] = ()
-    # of that share, to choose from; 1 is ``factory_count`` labels a class
-    factory_weights: tuple[float, ...] = (0.04, 0.2, 1.0, 4.0, 16.0)
-    shrinkages: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)  # times the bundle's own, to choose from
-    judged: Positive = 256  # newest labels of a condition that choose
-
-
-class GuardPolicy(_Strict, frozen=True, kw_only=True):
-    margin: float = 0.01  # accuracy a candidate may lose
-    significance: float = 0.05  # one-sided paired sign test
-    # accuracy on factory samples that all labels together may cost, however small each step is
-    worst: float = 0.05
-    factory_samples: Size = 0
-    source_error: float = 0.1  # share of clean held-out samples the factory head gets wrong
-    # a source whose labels contradict the head less likely than this is held
-    source_significance: float = 1e-4
-
-
-class AskPolicy(_Strict, frozen=True, kw_only=True):
-    per_condition: Size = 20
-    per_batch: Size = 10
-    per_day: Size = 200
-    at_most: Size = 100  # in one condition, where answers say that 20 were not enough
-
-
-class AccuracyPolicy(_Strict, frozen=True, kw_only=True):
-    """The label-free estimate of accuracy, from held-out calibration samples: see
-    ``device/accuracy.py``.
-    """
-
-    # of the margin between the two largest logits: the share below it is the estimated error
-    threshold: float = 0.0
-    accuracy: Annotated[float, Meta(ge=0, le=1)] = 1.0  # of the head on the held-out samples
-    samples: Size = 0  # how many these were; 0: the bundle was exported without an estimate
-    # share below the threshold among held-out samples taken for a class
-    class_rates: tuple[float, ...] = ()
-    margin: float = 0.05  # accuracy that may be lost before it counts
-    deviations: float = 2.5  # standard deviations beyond the margin that chance is given
-    # windows over which the excess is looked at
-    horizons: Annotated[tuple[Positive, ...], Meta(min_length=1)] = (4, 8, 16)
-    # per horizon: sum of squared shares of the predicted classes from which on ...
-    concentrations: tuple[float, ...] = ()
-    # ... so much excess is that of difficult classes which come one after the other
-    allowances: tuple[float, ...] = ()
-
-
-class AdaptorSpec(_Strict, frozen=True, kw_only=True):
-    """One adaptor that a condition may grow, and how it is trained. Its graphs (read, fit, probe)
-    name it among their methods.
-    """
-
-    name: Annotated[str, Meta(pattern="^[a-z0-9_]+$")]
-    # of a domain, read in predictions; what only training needs is not listed
-    tensors: Annotated[tuple[str, ...], Meta(min_length=1)]
-    learning_rate: float
-    steps: Positive
-    batch: Positive
-    per_column: bool = False  # it trains one number per column of its probe, and not a read-out
-
-
-class GrowthPolicy(_Strict, frozen=True, kw_only=True):
-    """When a condition grows an adaptor of its own, and which."""
-
-    candidates: tuple[AdaptorSpec, ...] = ()
-    fewest_labels: Positive = 40  # learned labels of the condition
-    again: float = 1.5  # looked at again when the labels have grown by this factor
-    # relative squared distance between the earlier and the later half of its labelled samples
-    coherent: float = 0.15
-    samples: Positive = 256  # labelled samples it is trained on, at most
-    # by which candidates are ranked without training
-    score: Literal["ridge", "spectral", "naswot"] = "ridge"
-    margin: float = 0.01  # accuracy that it must win in cross-validation
-    adaptor_kib: float = 1024.0  # of one condition
-    # that a sample may take in what an adaptor reads, measured on the device
-    adaptor_ms: float = 1.0
-
-
-class SmoothPolicy(_Strict, frozen=True, kw_only=True):
-    """Whether answers of a batch speak for each other where a stream shows one class after the
-    other. Predictions alone read it.
-    """
-
-    method: str = ""  # "" for a bundle without one
-    # standard deviations above what a stream without order shows, see ``device/correlation.py``
-    threshold: float = 3.0
-    fewest: Slots = 8  # samples of a batch; smaller ones are left alone
-
-
-class PolicySpec(_Strict, frozen=True, kw_only=True):
-    """Every number a decision needs; the device reads them and raises none."""
-
-    shift: ShiftPolicy = ShiftPolicy()
-    novelty: NoveltyPolicy = NoveltyPolicy()
-    adapt: AdaptPolicy = AdaptPolicy()
-    learn: LearnPolicy = LearnPolicy()
-    guard: GuardPolicy = GuardPolicy()
-    ask: AskPolicy = AskPolicy()
-    accuracy: AccuracyPolicy = AccuracyPolicy()
-    growth: GrowthPolicy = GrowthPolicy()
-    smooth: SmoothPolicy = SmoothPolicy()
-
-
-class PrecisionReport(_Strict, frozen=True, kw_only=True):
+class PrecisionReport(Strict, frozen=True, kw_only=True):
     """What a variant of the encoder costs, on held-out samples, beside the float32 encoder on the
     same ones.
     """
@@ -331,7 +74,7 @@ class PrecisionReport(_Strict, frozen=True, kw_only=True):
     float32_false_alarms: float
 
 
-class PrecisionSpec(_Strict, frozen=True, kw_only=True):
+class PrecisionSpec(Strict, frozen=True, kw_only=True):
     """A variant of the encoder: thresholds from its own features, and what it costs. Its graph has
     the role ``encode`` and this precision.
     """
@@ -350,7 +93,7 @@ class PrecisionSpec(_Strict, frozen=True, kw_only=True):
     """
 
 
-class Provenance(_Strict, frozen=True, kw_only=True):
+class Provenance(Strict, frozen=True, kw_only=True):
     created: str  # UTC, ISO 8601
     edgeadapt: str
     torch: str
@@ -361,14 +104,14 @@ class Provenance(_Strict, frozen=True, kw_only=True):
     recipe: str = ""  # sha256 of the recipe file
 
 
-class Member(_Strict, frozen=True, kw_only=True):
+class Member(Strict, frozen=True, kw_only=True):
     """One file of the archive."""
 
     bytes: Size
     sha256: Sha256
 
 
-class Manifest(_Strict, frozen=True, kw_only=True):
+class Manifest(Strict, frozen=True, kw_only=True):
     """The first member of a bundle; its signature covers every other member through their
     hashes.
     """
@@ -395,7 +138,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     policy: PolicySpec = PolicySpec()
     precisions: tuple[PrecisionSpec, ...] = ()  # of the encoder, beside float32
     provenance: Provenance
-    members: dict[str, Member] = {}
+    members: dict[str, Member] = field(default_factory=dict)
 
     def tensor(self, name: str) -> TensorSpec:
         """The spec of one tensor."""
@@ -491,6 +234,7 @@ __all__ = [
     "FORMAT",
     "PLAIN_FORMAT",
     "AccuracyPolicy",
+    "AdaptMode",
     "AdaptPolicy",
     "AdaptorSpec",
     "AskPolicy",

@@ -75,11 +75,11 @@ class _Place:
     module: ModuleType
 
     @classmethod
-    def of(cls, text: str, home: _Place | None = None) -> _Place:
-        """From the command line; a bare ``NAME`` lies in the file ``home``."""
+    def of(cls, text: str, base: _Place | None = None) -> _Place:
+        """From the command line; a bare ``NAME`` lies in the file ``base``."""
         file, _, name = text.rpartition(":")
-        if home is not None and file in ("", str(home.file)):
-            found = cls(home.file, name, home.module)
+        if base is not None and file in ("", str(base.file)):
+            found = cls(base.file, name, base.module)
         elif file.endswith(".py") and name.isidentifier():
             found = cls(Path(file), name, _run(Path(file)))
         else:
@@ -176,10 +176,10 @@ def _parts(
     return value
 
 
-def _tensors(option: str | None, home: _Place) -> Mapping[str, Any]:
+def _tensors(option: str | None, base: _Place) -> Mapping[str, Any]:
     if option and option.endswith(".safetensors"):
         return _read_safetensors(option)
-    place = _Place.of(option, home) if option else home.beside("tensors")
+    place = _Place.of(option, base) if option else base.beside("tensors")
     if place is None:
         return {}
     value = place.call() if callable(place.value) else place.value

@@ -1,4 +1,4 @@
-"""``inspect`` and ``verify``."""
+"""``inspect`` and ``verify`` a bundle, and ``keygen``: a key that signs bundles."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgeadapt.bundle import Bundle, describe, read_bundle, stress_table
 from edgeadapt.bundle.schema import GraphSpec, PortSpec
+from edgeadapt.commands._arguments import add_bundle_options
 from edgeadapt.device.inference.adaptor_family import adaptor_of
 from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import BundleError, InputError
 from edgeadapt.runtime import Runtime, Tensors, open_runtime
+
+
+def inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="F.edge")
+    parser.add_argument("--json", action="store_true")
 
 
 def inspect(args: argparse.Namespace) -> int:
@@ -91,6 +98,28 @@ def _signed(signer: str | None) -> str:
     return f"signed by {signer}" if signer else "unsigned"
 
 
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="F.edge")
+    add_bundle_options(parser)
+    parser.add_argument(
+        "--engine",
+        choices=("tensorrt-rtx",),
+        help=(
+            "build every graph with this compiler instead of running it (host and rtx extras, no"
+            " GPU)"
+        ),
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        metavar="sm_XX",
+        help="with --engine: GPU family (default: sm_86 and sm_120)",
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="with --engine: a table for a document"
+    )
+
+
 def verify(args: argparse.Namespace) -> int:
     """Read with every check, run every graph at every batch size of the ladder and every variant of
     the encoder on its probe; or build it with ``--engine``.
@@ -129,6 +158,18 @@ def verify(args: argparse.Namespace) -> int:
     for file, batches in graphs.items():
         sizes = f" at batch {', '.join(map(str, batches))}" if batches else ""
         print(f"  {file}: opens in {open_ms[file]:.1f} ms and runs in {runtime.name}{sizes}")
+    return 0
+
+
+def keygen_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, metavar="PATH")
+
+
+def keygen(args: argparse.Namespace) -> int:
+    """Write a key pair and print the public key."""
+    from edgeadapt.bundle.signature import write_keypair
+
+    print(write_keypair(args.path))
     return 0
 
 

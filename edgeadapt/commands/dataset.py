@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from edgeadapt.commands._arguments import add_actions, add_learning_options, add_trust
 from edgeadapt.dataset import export_dataset
 from edgeadapt.dataset.importing import Files, counted, import_files, read_files
 from edgeadapt.device.detection.policy import Keep, Policy
@@ -16,6 +17,43 @@ from edgeadapt.device.storage.folder import FILE_NAME
 
 _SHOWN = 20  # refused rows that are named one by one
 _UNLIMITED_MIB = 1e9  # an import is asked for: a day's writes do not end it in the middle
+
+
+def dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    add = add_actions(parser)
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        added = add(name, summary)
+        added.add_argument("state", type=Path, metavar="STATE", help="the state folder")
+        added.add_argument(
+            "--as", dest="form", required=True, choices=("folder", "csv", "coco", "label-studio")
+        )
+        add_trust(added)
+        added.add_argument("--json", action="store_true")
+        return added
+
+    out = action("export", "write what a state keeps of its samples; it may be in use")
+    out.add_argument(
+        "-o", "--out", type=Path, metavar="DIR", help="a new folder (default: STATE-FORM)"
+    )
+    out.add_argument(
+        "--bundle", type=Path, metavar="F.edge", help="also write what the state answers today"
+    )
+    into = action("import", "learn the labels of files; rows that cannot be taken are named")
+    into.add_argument("path", type=Path, metavar="PATH", help="an export, or another tool's")
+    into.add_argument(
+        "--bundle", type=Path, required=True, metavar="F.edge", help="that the state belongs to"
+    )
+    into.add_argument(
+        "--source", metavar="WHO", help="who says so, where the file does not (default: its name)"
+    )
+    into.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="DIR",
+        help="label-studio: below it lie the files that tasks name (default: beside the export)",
+    )
+    add_learning_options(into)
 
 
 def dataset(args: argparse.Namespace) -> int:

@@ -9,10 +9,37 @@ import sys
 from pathlib import Path
 
 from edgeadapt.doctor.examination import examine
+from edgeadapt.doctor.finding import page
 from edgeadapt.doctor.machine import STATE, Machine
 from edgeadapt.doctor.report import Run, report, to_json
 from edgeadapt.doctor.self_test import lines, self_test
-from edgeadapt.doctor.text import page
+
+
+def doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="state folder to look at (default: /var/lib/edgeadapt/state)",
+    )
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help=(
+            "write what was found there, without anything that names you or the machine; -: only"
+            " that, to standard output"
+        ),
+    )
+    parser.add_argument(
+        "--self-test",
+        action="store_true",
+        help=(
+            "also open, predict, learn, roll back, restart and measure, on every runtime that can"
+            " run here"
+        ),
+    )
 
 
 def doctor(args: argparse.Namespace) -> int:

@@ -7,12 +7,34 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from edgeadapt.commands._arguments import add_learning_options, add_trust
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import InputError
 from edgeadapt.exporters.label_studio import Backend, Server
 
 _SHORTEST = 16  # characters of a token
+
+
+def serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="F.edge")
+    parser.add_argument("--state", type=Path, required=True, metavar="DIR", help="the state folder")
+    parser.add_argument("--host", default="127.0.0.1", help="where it listens (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=9090, help="0: any (default: 9090)")
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="F",
+        help="file with a token: Label Studio is given http://HOST:PORT/TOKEN",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="DIR",
+        help="below it lie the files that tasks name (default: tasks have their pictures in them)",
+    )
+    add_learning_options(parser)
+    add_trust(parser)
 
 
 def serve(args: argparse.Namespace) -> int:

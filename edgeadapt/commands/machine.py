@@ -9,6 +9,10 @@ from dataclasses import asdict
 from edgeadapt.runtime import available_runtimes
 
 
+def runtimes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true")
+
+
 def runtimes(args: argparse.Namespace) -> int:
     """List the registered runtimes; exit code 5 if none can run. One on a GPU is available only if
     it has just computed something there.

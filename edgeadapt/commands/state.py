@@ -8,19 +8,43 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.commands.reading import open_source
+from edgeadapt.commands._arguments import add_bundle_options, share
+from edgeadapt.commands.sample_source import open_source
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.recovery.bisect import Fall, Labelled, course, own_judges, search
 from edgeadapt.device.recovery.migrate import migrate as migrate_state
 from edgeadapt.device.recovery.rebuild import rebuild
-from edgeadapt.device.recovery.replay import last_commit, reachable_start
 from edgeadapt.device.recovery.replay import replay as replay_state
+from edgeadapt.device.recovery.walk import last_commit, reachable_start
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.snapshot_copy import copied
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_batch, check_features
 from edgeadapt.runtime import Runtime, open_runtime
 from edgeadapt.scenarios.environment import machine, versions
+
+
+def migrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("state", type=Path, metavar="OLD_STATE")
+    parser.add_argument("bundle", type=Path, metavar="NEW.edge")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="NEW_STATE",
+        help=(
+            "a new folder for the new state; without it the new state takes the place of the old"
+            " one, which is kept beside it"
+        ),
+    )
+    parser.add_argument(
+        "--without-samples", action="store_true", help="carry the classes over, and no sample"
+    )
+    parser.add_argument(
+        "--allow-older",
+        action="store_true",
+        help="accept a bundle that is older than one the state has seen",
+    )
+    add_bundle_options(parser)
 
 
 def migrate(args: argparse.Namespace) -> int:
@@ -36,6 +60,52 @@ def migrate(args: argparse.Namespace) -> int:
     )
     print(json.dumps(report.as_dict()) if args.json else "\n".join(report.lines()))
     return 1 if report.outcome == "refused" else 0
+
+
+def replay_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("state", type=Path, metavar="STATE")
+    parser.add_argument(
+        "--bundle", type=Path, required=True, metavar="F.edge", help="the bundle that it belongs to"
+    )
+    parser.add_argument("--to", type=int, metavar="N", help="up to this commit (default: the last)")
+    parser.add_argument(
+        "--bisect",
+        action="store_true",
+        help="find the first commit after which the accuracy had fallen",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="F.npz",
+        help=(
+            "with --bisect: arrays x and y (default: the state's held-out labels and the bundle's"
+            " factory samples)"
+        ),
+    )
+    parser.add_argument(
+        "--margin",
+        type=share,
+        metavar="SHARE",
+        help="with --bisect: how far it must have fallen (default: 0.01)",
+    )
+    parser.add_argument(
+        "--good",
+        type=int,
+        metavar="N",
+        help=(
+            "with --bisect: a commit after which it was still good (default: the earliest that can"
+            " be reached)"
+        ),
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help=(
+            "with --bisect: look at every commit, not at some: the accuracy may rise before it"
+            " falls"
+        ),
+    )
+    add_bundle_options(parser)
 
 
 def replay(args: argparse.Namespace) -> int:

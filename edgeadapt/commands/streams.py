@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from edgeadapt.bundle import read_bundle
-from edgeadapt.commands.reading import Source, open_source, read_labels
+from edgeadapt.commands._arguments import add_new_classes, add_trust, count
+from edgeadapt.commands.sample_source import Source, open_source, read_labels
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
@@ -20,12 +22,23 @@ _PATIENCE_S = 600.0
 _ALL = 1_000_000  # questions
 
 
-def demo(args: argparse.Namespace) -> int:
-    """Play the story; 1 if a fact that it claims does not hold."""
-    print("edgeadapt demo: about 15 s on two desktop cores; no network, no torch", flush=True)
-    from edgeadapt.demo.story import Story
+def demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo-out"),
+        metavar="DIR",
+        help="where the report goes (default: demo-out)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="reshuffles every act (default: 0)")
 
-    report = Story(args.out, args.seed, say=lambda line: print(line, flush=True)).tell()
+
+def demo(args: argparse.Namespace) -> int:
+    """Play the acts; 1 if a fact that it claims does not hold."""
+    print("edgeadapt demo: about 15 s on two desktop cores; no network, no torch", flush=True)
+    from edgeadapt.demo.scenario import play_demo
+
+    report = play_demo(args.out, args.seed, say=lambda line: print(line, flush=True))
     facts = [(act["title"], fact) for act in report["acts"] for fact in act["facts"]]
     failed = [
         f"{title}: {fact['label']} = {fact['value']}"
@@ -35,6 +48,54 @@ def demo(args: argparse.Namespace) -> int:
     for line in failed:
         print(f"does not hold: {line}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="F.edge")
+    parser.add_argument(
+        "--source",
+        type=Path,
+        required=True,
+        metavar="FOLDER|F.npz",
+        help="images in order of their names, or arrays x and, to measure accuracy, y",
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="DIR", help="where learning is kept; without it nothing is"
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help=(
+            "CSV of index-or-filename,label, with or without a header; "
+            "each is learned after its sample was predicted"
+        ),
+    )
+    add_new_classes(parser)
+    parser.add_argument("--batch", type=count, default=32, help="samples per batch (default: 32)")
+    parser.add_argument(
+        "--runtime",
+        default="auto",
+        metavar="R",
+        help="what runs the graphs: a name from edgeadapt runtimes, or auto (default)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "float16", "int8"),
+        default="float32",
+        help="of the encoder, where the bundle has it (default: float32)",
+    )
+    add_trust(parser)
+    parser.add_argument(
+        "--allow-older",
+        action="store_true",
+        help="open a bundle older than the state folder has seen",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object per batch, then one with the summary and the questions",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,9 +146,9 @@ class _Pass:
         learner = self._learner
         read, x, broken = self._source.read_whole(rows, learner.bundle.manifest.input)
         self.broken |= broken
-        told = {"broken": broken} if broken else {}
+        refused = {"broken": broken} if broken else {}
         if x is None:
-            return {"samples": [], **told}
+            return {"samples": [], **refused}
         names = [self._source.names[row] for row in read]
         seen = learner.observe(x, stream="run")
         self._names.update(zip(seen.ids, names, strict=True))
@@ -95,7 +156,13 @@ class _Pass:
         right = self._source.right(seen.prediction.labels, read, learner.classes)
         self._right += right
         learned = self._teach(seen, read)
-        return {"samples": names, **told, **_outcome(seen), "learned": learned, **_accuracy(right)}
+        return {
+            "samples": names,
+            **refused,
+            **_outcome(seen),
+            "learned": learned,
+            **_accuracy(right),
+        }
 
     def _teach(self, seen: Observation, rows: list[int]) -> int:
         pairs = zip(seen.ids, rows, strict=True)

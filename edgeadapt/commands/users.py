@@ -4,9 +4,38 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from edgeadapt.daemon.config.loader import load_settings
 from edgeadapt.daemon.config.users import Users, add_user, remove_user
+
+
+def users_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="control.users_file of the settings; --add makes it where it is missing",
+    )
+    change = parser.add_mutually_exclusive_group()
+    change.add_argument(
+        "--add", metavar="NAME", help="add a user, and print the token: it is kept nowhere"
+    )
+    change.add_argument("--remove", metavar="NAME")
+    parser.add_argument(
+        "--role",
+        choices=("view", "label", "admin"),
+        default="view",
+        help=(
+            "of --add: view looks, label also observes and labels, admin everything (default: view)"
+        ),
+    )
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        metavar="F.toml",
+        help="of --add: the daemon's, whose sources' names no user may have",
+    )
 
 
 def users(args: argparse.Namespace) -> int:

@@ -138,7 +138,7 @@ class SampleQueue:
         return len(self._waiting)
 
     def put(self, arrival: Arrival, timeout_s: float | None = None) -> bool:
-        """False if this sample was refused; an older one that had to go is told by its reply.
+        """False if this sample was refused; an older one that had to go gets it as its reply.
 
         Args:
             timeout_s: the longest that ``wait`` waits for room; None for as long as it takes.

@@ -16,7 +16,7 @@ from edgeadapt.dataset.pictures import read
 from edgeadapt.dataset.sample import COUNTING, FORMS, Entry, Form, Sample
 from edgeadapt.dataset.side_file import SideFile
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.pipeline.restoring import Correction, LabelledSample
+from edgeadapt.device.pipeline.restored_samples import Correction, LabelledSample
 from edgeadapt.errors import EdgeadaptError, InputError
 from edgeadapt.inputs import check_batch, check_name, check_text, chunks, unknown_class_message
 from edgeadapt.paths import check_path

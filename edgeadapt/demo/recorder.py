@@ -30,12 +30,12 @@ class Recorder:
     """Batches, events and questions of one run, in order.
 
     Attributes:
-        learner: the one that learns. twin: the same bundle, never told anything.
+        learner: the one that learns. frozen: the same bundle, never told anything.
         truth: answers a question by sample id. say: progress, one line.
     """
 
     learner: Learner
-    twin: Learner
+    frozen: Learner
     say: Callable[[str], None]
     batches: list[report.Batch] = field(default_factory=list)
     events: list[report.Event] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Recorder:
         seen = self.learner.observe(x)
         names = [CLASSES[k] for k in y]
         self.truth.update(zip(seen.ids, names, strict=True))
-        frozen = self.twin.predict(x)
+        frozen = self.frozen.predict(x)
         self.learner.settle()
         index = len(self.batches)
         self.batches.append(

@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.bundle.schema import AdaptMode, Manifest, Precision
+from edgeadapt.bundle.schema import Manifest, Precision
 from edgeadapt.device.adaptation.domain_manager import DomainManager
-from edgeadapt.device.adaptation.health import distance_from
-from edgeadapt.device.adaptation.temporal_correlation import Smoothing
 from edgeadapt.device.adaptors.trainer import AdaptorTrainer
-from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.class_changes import add_classes, remove_class
+from edgeadapt.device.commits.commit_log import CommitLog
+from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.head_choice import HeadChoices
-from edgeadapt.device.commits.serialization import state_digest
-from edgeadapt.device.commits.transactions import Transactions
+from edgeadapt.device.commits.label_update import LabelUpdate
 from edgeadapt.device.detection.policy import Keep, Policy
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.placement import placement_report
-from edgeadapt.device.inference.predictor import Predictor
-from edgeadapt.device.inference.state import SOURCE, LearnerState
-from edgeadapt.device.pipeline.evidence_builder import EvidenceBuilder
+from edgeadapt.device.inference.state import SOURCE
+from edgeadapt.device.pipeline.deferred_training import DeferredTraining
+from edgeadapt.device.pipeline.evidence_builder import EvidenceBuilder, Origin
 from edgeadapt.device.pipeline.label_intake import LabelIntake
+from edgeadapt.device.pipeline.label_states import held_states, newest_states
 from edgeadapt.device.pipeline.label_worker import LabelWorker
 from edgeadapt.device.pipeline.maintenance import Maintenance
-from edgeadapt.device.pipeline.restoring import Correction, LabelledSample, asked_of, rows_of
+from edgeadapt.device.pipeline.observer import Observer
+from edgeadapt.device.pipeline.restored_samples import Correction, LabelledSample, asked_of, rows_of
+from edgeadapt.device.pipeline.sample_erasure import SampleErasure
 from edgeadapt.device.pipeline.window_queue import WindowQueue
 from edgeadapt.device.quality.field_quality import ANSWERS, FieldQuality
 from edgeadapt.device.querying.likeness import chained
-from edgeadapt.device.querying.pending import Ids, Pending, PendingBatch
+from edgeadapt.device.querying.pending import Pending
 from edgeadapt.device.querying.questions import Questions
 from edgeadapt.device.querying.quiet_questions import QuietQuestions
+from edgeadapt.device.recovery.digest import content_digest
 from edgeadapt.device.recovery.label_selection import Selection
-from edgeadapt.device.recovery.rebuild import tables_at
-from edgeadapt.device.recovery.rollback import HistoryEditor, reasons_for
+from edgeadapt.device.recovery.rollback import HistoryEditor
 from edgeadapt.device.recovery.startup import StartupState, open_state
 from edgeadapt.device.recovery.trust import Remembered, Trust, check_offer
 from edgeadapt.device.resources.budget import Budget, Meter, WriteRoom
@@ -51,16 +50,13 @@ from edgeadapt.device.resources.sensors import Sensors
 from edgeadapt.device.resources.worker import Worker
 from edgeadapt.device.storage.features import as_stored, check_storable
 from edgeadapt.device.storage.log_erasure import LogErasure
-from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.errors import InputError, StateError
 from edgeadapt.inputs import check_count, check_name, check_number, check_text, check_texts
 from edgeadapt.paths import check_path
 from edgeadapt.results import (
     AccuracyEstimate,
-    Action,
     Commit,
     LabelState,
-    LabelStatus,
     Observation,
     Prediction,
     Quality,
@@ -73,7 +69,6 @@ DEFAULT_STREAM = "default"
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 # how long a caller waits for a reader of another connection that keeps the log from being emptied
 _READER_S = 0.2
-_EVERY = 1 << 20  # more questions than are ever open
 
 
 def open(
@@ -119,25 +114,26 @@ def open(
     _check_settings(state, runtime, policy, budget, keep, trust)
     opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle, trust=trust)  # type: ignore[arg-type]
     engine = open_runtime(runtime) if isinstance(runtime, str) else runtime
+    startup: StartupState | None = None
     try:
-        learner = Learner(
-            opened,
-            engine,
-            state,
+        startup = open_state(
+            state, opened, engine, budget or Budget(), keep or Keep(), trust, allow_older, precision
+        )
+        return Learner(
+            startup,
             policy or Policy(),
             budget or Budget(),
             keep or Keep(),
-            freeze,
-            trust,
-            allow_older,
-            precision,
+            trust=trust,
+            is_frozen=freeze,
+            owned_runtime=None if engine is runtime else engine,
         )
     except BaseException:
+        if startup is not None:
+            startup.journal.close()
         if engine is not runtime:
-            _let_go(engine)
+            engine.close()
         raise
-    learner._opened_runtime = None if engine is runtime else engine
-    return learner
 
 
 def _check_settings(
@@ -165,13 +161,6 @@ def _check_settings(
         )
 
 
-def _let_go(runtime: Runtime | None) -> None:
-    """A runtime that was opened here ends what it does in the background; some do nothing there."""
-    close = getattr(runtime, "close", None)
-    if close is not None:
-        close()
-
-
 class Learner:
     """A model that keeps learning. Use ``edgeadapt.open`` to make one.
 
@@ -181,156 +170,120 @@ class Learner:
 
     def __init__(
         self,
-        bundle: Bundle,
-        runtime: Runtime,
-        state: str | os.PathLike[str] | None,
+        opened: StartupState,
         policy: Policy,
         budget: Budget,
         keep: Keep,
-        freeze: bool = False,
+        *,
         trust: Trust = (),
-        allow_older: bool = False,
-        precision: Precision = "float32",
+        is_frozen: bool = False,
+        owned_runtime: Runtime | None = None,
     ) -> None:
+        """``owned_runtime``: closed with the learner."""
         self._pid = os.getpid()
         self._policy, self._budget, self._trust = policy, budget, trust
-        opened = open_state(state, bundle, runtime, budget, keep, trust, allow_older, precision)
-        self._manifest = opened.program.manifest  # with the thresholds of this precision
-        self._journal = opened.journal
-        self._program = opened.program
-        self._held_out = opened.held_out
-        self._live: LearnerState = opened.memory
-        self._frozen, self._closed = freeze, False
-        self._opened_runtime: Runtime | None = None  # with this learner, and let go with it
-
+        self._program, self._journal, self._held_out = (
+            opened.program,
+            opened.journal,
+            opened.held_out,
+        )
+        self._manifest = self._program.manifest  # with the thresholds of this precision
+        self._live = LiveState(
+            opened.memory, partial(policy.adapt_mode, self._manifest.policy), is_frozen=is_frozen
+        )
+        self._closed = False
+        self._owned_runtime = owned_runtime
+        vitals = Sensors().read if budget.needs_vitals else None
+        self._meter = Meter(budget, vitals=vitals, spent=self._program.runtime.spent)
+        self._room = WriteRoom(budget, self._journal.writes)
         self._worker = Worker()
         try:
-            self._assemble(opened, policy, budget, keep)
+            self._assemble(opened, policy, keep)
         except BaseException:  # a part of the bundle that is read late may be refused
             self._worker.close()
-            self._journal.close()
             raise
 
-    def _assemble(self, opened: StartupState, policy: Policy, budget: Budget, keep: Keep) -> None:
-        """The rooms behind the face, and what they need of each other."""
-
-        def live() -> LearnerState:
-            return self._live
-
-        def is_frozen() -> bool:
-            return self._frozen
-
-        # a pause is met between two commits, not at the end of a thousand
-        def is_resting() -> bool:
-            return self._frozen or self._worker.is_paused
-
-        self._ids, self._pending = Ids(), Pending(keep.pending_s)
-        self._questions = Questions(
-            policy.questions_per_day
-            if policy.questions_per_day is not None
-            else self._manifest.policy.ask.per_day
+    def _assemble(self, opened: StartupState, policy: Policy, keep: Keep) -> None:
+        """The parts behind the face, each handed what it needs."""
+        program, journal, meter = self._program, self._journal, self._meter
+        ask = self._manifest.policy.ask
+        per_day = policy.questions_per_day
+        self._pending = Pending(keep.pending_s)
+        self._questions = Questions(ask.per_day if per_day is None else per_day)
+        self._log = CommitLog(
+            program, journal, self._held_out, self._live, self._room, opened.replay_s
         )
-        runtime = self._program.runtime
-        # else the work is done by threads, or a GPU, that nobody asks
-        is_here = getattr(runtime, "runs_where_called", False)
-        spent = getattr(runtime, "spent", None) or (
-            time.thread_time if is_here else time.perf_counter
-        )
-        self._meter = Meter(
-            budget, vitals=Sensors().read if budget.needs_vitals else None, spent=spent
-        )
-        self._room = WriteRoom(budget, self._journal.writes)
-        self._transactions = Transactions(
-            self._program,
-            self._journal,
-            self._held_out,
-            live,
-            self._publish,
-            self._room,
-            opened.replay_s,
-        )
-        self._undoing = HistoryEditor(self._transactions)
-        self._erasure = LogErasure(self._journal, self._worker)
-        growth = AdaptorTrainer(self._transactions, self._meter, live, is_resting, keep.selection)
-        choices = HeadChoices(self._transactions, self._meter, live, self._publish)
-
-        def taken_back(domains: frozenset[str]) -> None:
-            growth.reconsider(domains)
-            choices.reconsider()
-
-        self._transactions.taken_back = taken_back
-        quiet = QuietQuestions(policy.quiet_questions_per_day)
+        self._history = HistoryEditor(self._log)
+        self._log_erasure = LogErasure(journal, self._worker)
         self._conditions = DomainManager(
-            self._program,
-            self._transactions,
+            self._log,
             self._questions,
             self._pending,
-            self._meter,
-            live,
-            self._publish,
-            self._adapt_mode,
-            quiet,
+            meter,
+            QuietQuestions(policy.quiet_questions_per_day),
             policy.routing,
-            self._journal.field_answers(ANSWERS),
+            journal.field_answers(ANSWERS),
         )
-        self._streams = WindowQueue(
-            self._manifest.policy, self._conditions, self._worker, self._meter
+        self._streams = WindowQueue(self._manifest.policy, self._conditions, self._worker, meter)
+        factory = FactorySamples(program)
+        self._training = DeferredTraining(
+            self._log,
+            AdaptorTrainer(self._log, meter, self._worker, keep.selection),
+            HeadChoices(self._log, factory, meter),
+            self._worker,
         )
-        self._house = Maintenance(
-            self._journal,
-            self._transactions,
-            self._undoing,
+        self._maintenance = Maintenance(
+            self._log, self._history, self._conditions, keep, opened.raw_per_class
+        )
+        self._label_worker = LabelWorker(
+            self._log,
+            LabelUpdate(self._log, factory),
             self._conditions,
-            self._room,
-            keep,
-            opened.raw_per_class,
-            is_frozen,
+            self._streams.found,
+            self._training,
+            self._maintenance,
+            meter,
+            self._worker,
         )
-        labelling = EvidenceBuilder(
-            self._program,
+        self._builder = EvidenceBuilder(
+            program,
             policy,
             self._held_out,
-            live,
-            lambda names: self._worker.call(lambda: self._transactions.add_classes(names)),
+            self._live,
+            lambda names: self._worker.call(lambda: add_classes(self._log, names)),
         )
-        self._labelling = labelling
-        self._learning = LabelWorker(
-            self._transactions,
-            self._journal,
-            self._conditions,
-            self._meter,
-            self._worker,
-            self._streams.found,
-            is_resting,
-            growth,
-            choices,
-            self._house.run_if_due,
-        )
-        self._receiving = LabelIntake(
-            self._journal,
+        self._intake = LabelIntake(
+            journal,
             self._pending,
             self._questions,
-            labelling,
-            self._learning,
+            self._builder,
             self._room,
             opened.raw_per_class,
-            keep.pending_s,
             self._conditions.field_accuracy.open_among,
         )
         self._quality = FieldQuality(
-            self._program, self._journal, self._conditions, self._streams.found, live
+            program, journal, self._conditions, self._streams.found, self._live
+        )
+        self._erasure = SampleErasure(
+            self._log,
+            self._history,
+            self._pending,
+            self._questions,
+            self._streams.found,
+            self._log_erasure,
+            self._intake.writing,
         )
         self._keeps_raw = opened.raw_per_class > 0
-        self._serving = Predictor(self._program, self._live.classes)
-        self._smoothing = Smoothing(self._program) if self._manifest.policy.smooth.method else None
-        self._spent = {"encode": 0.0, "sense": 0.0}
-        self._observed = self._answered = 0
+        self._observer = Observer(
+            program, self._live, self._streams, self._pending, keeps_raw=self._keeps_raw
+        )
+        self._answered = 0
         # labels that were durable but not yet learned when the process stopped
-        if self._journal.count_evidence().get("received"):
-            self._learning.request()
+        if journal.count_evidence().get("received"):
+            self._label_worker.request()
         else:
-            self._learning.offer_patient_work()
-        self._erasure.request()
+            self._training.offer()
+        self._log_erasure.request()
 
     def offer(
         self,
@@ -372,12 +325,6 @@ class Learner:
             precision=precision,
         )
 
-    def _publish(self, memory: LearnerState) -> None:
-        self._live = memory
-
-    def _adapt_mode(self) -> AdaptMode:
-        return "off" if self._frozen else self._policy.adapt_mode(self._manifest.policy)
-
     def _here(self) -> None:
         if self._closed:
             raise StateError("the learner is closed")
@@ -391,7 +338,7 @@ class Learner:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the known classes, in slot order."""
-        return tuple(name for name in self._live.classes if name is not None)
+        return tuple(name for name in self._live.current.classes if name is not None)
 
     @property
     def bundle(self) -> Bundle:
@@ -425,12 +372,7 @@ class Learner:
             InputError: the batch does not fit the bundle's input contract.
         """
         self._here()
-        memory = self._live
-        domain = self._streams.domain_of(stream)
-        _, z, taps = self._serving.features(x, features, memory, domain)
-        return self._serving.prediction(
-            self._program.read(z, taps, memory.tensors_in(domain)), memory
-        )
+        return self._observer.predict(x, features, stream)
 
     # -- observing ---------------------------------------------------------------------------------
     def observe(
@@ -448,76 +390,7 @@ class Learner:
             InputError: the batch does not fit; the window is unchanged.
         """
         self._here()
-        memory = self._live
-        found = self._streams.observed(stream)
-        domain = found.state.domain
-        started = time.perf_counter()
-        inputs, z, taps = self._serving.features(x, features, memory, domain)
-        encoded = time.perf_counter()
-        if features is None:
-            self._serving.look(inputs)
-        read = self._program.read(z, taps, memory.tensors_in(domain))
-        ids = self._ids.take(len(z))
-        slots = read.logits.argmax(axis=1)
-        is_factory_path = memory.encoder_in(domain) is None
-        active = memory.domains.get(domain) if self._program.can_adapt else None
-        far = None if active is None else distance_from(read.embedding, memory.prototypes)
-        queued: tuple[Action, ...] = ()
-        with found.lock:
-            # else the worker moved on: these residuals belong to the past
-            if found.state.domain == domain:
-                found.window.push(
-                    read.residual,
-                    slots,
-                    read.score,
-                    inputs,
-                    ids,
-                    far,
-                    None if active is None else active.tensors,
-                    read.logits,
-                )
-            reading = found.window.reading(
-                domain, memory.class_counts, is_factory_path, found.accuracy
-            )
-            if (
-                domain != SOURCE
-                and is_factory_path
-                and not reading.is_shifted
-                and self._adapt_mode() != "act"
-            ):
-                # nothing is corrected, and nothing shows the condition any more
-                reading = msgspec.structs.replace(reading, domain=SOURCE)
-            is_foreign = not (is_factory_path or self._program.preserves_space) and features is None
-            # the caller may use its features again
-            kept, late = (
-                (z, taps) if self._serving.is_encoded(features) else (as_stored(z, taps), None)
-            )
-            batch = PendingBatch(
-                ids,
-                stream,
-                domain,
-                reading.is_shifted,
-                kept,
-                time.monotonic(),
-                is_foreign=is_foreign,
-                taps=late,
-            )
-            self._pending.add(batch)  # before a question names them
-            if (self._keeps_raw or is_foreign) and features is None:
-                self._pending.keep_inputs(ids, inputs)
-            if found.window.is_full and found.window.fresh >= self._manifest.policy.shift.window:
-                queued = (self._streams.queue_window(found, is_factory_path),)
-        abstained = self._serving.abstained(read, reading)
-        answer = (
-            read
-            if self._smoothing is None or self._adapt_mode() != "act"
-            else self._smoothing.of(found, read, slots, reading, memory)
-        )
-        prediction = self._serving.prediction(answer, memory)
-        self._observed += len(z)
-        self._spent["encode"] += encoded - started
-        self._spent["sense"] += time.perf_counter() - encoded
-        return Observation(prediction, ids, abstained, reading, queued)
+        return self._observer.observe(x, features, stream)
 
     def is_pending(self, sample: str) -> bool:
         """True while an observed sample can still be labelled by its id."""
@@ -576,11 +449,11 @@ class Learner:
         """
         self._here()
         samples = [check_name(sample, "an id") for sample in check_texts(ids, "an id")]
-        asked = {question.id for question in self.questions(_EVERY)}
-        self._receiving.label(
+        accepted = self._intake.label(
             samples, labels, check_name(source, "a source"), is_trusted=bool(trusted)
         )
-        self._answered += len(asked.intersection(samples))
+        self._answered += accepted.answered
+        self._label_worker.accept(accepted)
 
     def learn(
         self,
@@ -610,20 +483,13 @@ class Learner:
         """
         self._here()
         domain = self._streams.domain_of(stream)
-        inputs, z, taps = self._serving.features(
-            x, features, self._live, domain if self._program.preserves_space else SOURCE
+        inputs, z, taps = self._observer.predictor.features(
+            x, features, self._live.current, domain if self._program.preserves_space else SOURCE
         )
-        return self._receiving.learn(
-            inputs,
-            z,
-            taps,
-            y,
-            source,
-            stream,
-            domain,
-            is_raw=features is None,
-            is_trusted=bool(trusted),
-        )
+        origin = Origin(check_name(source, "a source"), stream, domain, bool(trusted))
+        ids = self._intake.learn(inputs if features is None else None, z, taps, y, origin)
+        self._label_worker.request()
+        return ids
 
     def restore(
         self, samples: Sequence[LabelledSample], corrections: Sequence[Correction] = ()
@@ -642,9 +508,13 @@ class Learner:
             UnknownClassError, CapacityError, BudgetError, StorageError: as for ``learn``.
         """
         self._here()
-        rows = rows_of(samples, self._program, self._labelling, self._labelling.is_new, corrections)
+        if not samples and not corrections:
+            return {}
+        rows = rows_of(samples, self._builder, corrections)
         raw, asked = [sample.raw for sample in samples], asked_of(samples)
-        return self._receiving.restore(rows, raw, asked, corrections) if rows or corrections else {}
+        accepted, refused = self._intake.restore(rows, raw, asked, corrections)
+        self._label_worker.accept(accepted)
+        return refused
 
     def stored_features(self, x: Any) -> NDArray[np.float16]:
         """(N, D + T) features of (N, *input), of the factory encoder, as the journal keeps them.
@@ -653,7 +523,7 @@ class Learner:
             InputError: the batch does not fit, or a feature does not fit into float16.
         """
         self._here()
-        _, z, taps = self._serving.features(x, None, self._live, SOURCE)
+        _, z, taps = self._observer.predictor.features(x, None, self._live.current, SOURCE)
         kept = as_stored(z, taps)
         check_storable(kept)
         return kept
@@ -661,12 +531,8 @@ class Learner:
     def newest_labels(self, ids: Sequence[str]) -> dict[str, LabelState]:
         """What became of the last label of each of these samples that has one."""
         self._here()
-        return {
-            state.id: state
-            for state in self._states(
-                list(self._journal.newest_of(check_texts(ids, "an id")).values())
-            )
-        }
+        found = newest_states(self._journal, check_texts(ids, "an id"))
+        return {state.id: state for state in found}
 
     @property
     def keeps_inputs(self) -> bool:
@@ -686,42 +552,19 @@ class Learner:
         """
         self._here()
         samples = check_texts(ids, "an id")
-        newest = self._journal.newest_of(samples)
+        states = newest_states(self._journal, samples)
+        labelled = {state.id for state in states}
         for sample in samples:
-            if sample not in newest:
+            if sample not in labelled:
                 raise InputError(f"sample {sample!r} has no label")
-        return self._states([newest[sample] for sample in samples])
+        return states
 
     def held(self, limit: int = 50) -> list[LabelState]:
         """Labels that are put aside, newest first, each with the reason. ``label(id, name,
         trusted=True)`` overrides it.
         """
         self._here()
-        where = (
-            "status = 'held' AND NOT EXISTS (SELECT 1 FROM evidence AS later WHERE later.id ="
-            " evidence.id AND later.seq > evidence.seq)"
-        )
-        return self._states(
-            self._journal.evidence(
-                where=where, limit=check_count(limit, "a limit"), newest_first=True, narrow=True
-            )
-        )
-
-    def _states(self, rows: Sequence[EvidenceRow]) -> list[LabelState]:
-        told = self._journal.details(
-            {row.commit_number for row in rows if row.commit_number is not None}
-        )
-        return [
-            LabelState(
-                row.id,
-                row.label,
-                row.source,
-                cast(LabelStatus, row.status),
-                str(told.get(row.commit_number or 0, {}).get("why", "")),
-                row.commit_number,
-            )
-            for row in rows
-        ]
+        return held_states(self._journal, check_count(limit, "a limit"))
 
     def add_class(self, name: str) -> None:
         """Make room for a class. Known names change nothing.
@@ -731,7 +574,7 @@ class Learner:
             CapacityError: every class slot is in use.
         """
         self._here()
-        self._labelling.add_classes([name])
+        self._builder.add_classes([name])
 
     def remove_class(self, name: str) -> None:
         """Take a class out of the answer set and its field labels out of the evidence.
@@ -746,8 +589,8 @@ class Learner:
         check_text(name, "a class name")
 
         def run() -> None:
-            self._transactions.remove_class(name)
-            self._learning.offer_patient_work()
+            remove_class(self._log, name)
+            self._training.offer()
 
         self._worker.call(run)
 
@@ -785,38 +628,8 @@ class Learner:
         selection = Selection(ids, source, classes, before, after)
 
         def run() -> Receipt:
-            # a label that is on its way is either seen here or refused
-            with self._receiving.writing:
-                receipt = forget()
-                reasons = [
-                    *self._undoing.factory_reasons(selection.whole_classes),
-                    *filter(None, [self._journal.unerased]),
-                ]
-                self._erasure.request()
-                return replace(receipt, unreachable=(*receipt.unreachable, *reasons))
-
-        def forget() -> Receipt:
-            rows = [
-                row
-                for clause, values in selection.clauses()
-                for row in self._journal.evidence(where=clause, values=values)
-            ]
-            named = list(selection.ids or ())
-            others = [value for value in (source, classes, before, after) if value is not None]
-            pending = self._pending.drop(named) if named and not others else 0
-            self._questions.close([*named, *(row.id for row in rows)])
-            reasons = list(self._undoing.out_of_reach())
-            names = self._undoing.named_by(rows, source, selection.classes or ())
-            if not rows and not self._journal.only_in_history(names):
-                return Receipt(pending, 0, 0, unreachable=tuple(reasons))
-            remembered = [
-                name for name, stream in list(self._streams.found.items()) if stream.memories
-            ]
-            reasons += reasons_for(rows, self._live, self._transactions, remembered)
-            for name in {row.stream for row in rows} & set(self._streams.found):
-                self._streams.found[name].asking.forget()
-            receipt = self._undoing.forget(rows, pending, names, reasons)
-            self._learning.offer_patient_work()
+            receipt = self._erasure.forget(selection)
+            self._training.offer()
             return receipt
 
         return self._worker.call(run)
@@ -836,23 +649,8 @@ class Learner:
         samples = Selection(ids=[ids] if isinstance(ids, str) else ids).ids or ()
 
         def run() -> Receipt:
-            rows = [
-                row
-                for row in self._journal.rows_of(list(samples))
-                if row.status in ("received", "held", "learned", "held_out")
-            ]
-            labelled = {row.id for row in rows}
-            for sample in samples:
-                if sample not in labelled:
-                    raise InputError(f"sample {sample!r} has no label that could be withdrawn")
-            for row in {row.id: row for row in rows}.values():  # the newest of each sample
-                if source is not None and row.source != source:
-                    raise InputError(
-                        f"the label of sample {row.id!r} is not {source!r}'s, and none was "
-                        "withdrawn: whoever gave it, or an admin, takes it back"
-                    )
-            receipt = self._undoing.withdraw(rows)
-            self._learning.offer_patient_work()
+            receipt = self._history.withdraw_labels(samples, source)
+            self._training.offer()
             return receipt
 
         return self._worker.call(run)
@@ -872,8 +670,8 @@ class Learner:
             raise InputError(f"a commit is a number from history(), got {to!r:.80}")
 
         def run() -> int:
-            target = self._undoing.rollback(to)
-            self._learning.went_back()
+            target = self._history.rollback(to)
+            self._training.on_rollback()
             return target
 
         return self._worker.call(run)
@@ -886,10 +684,10 @@ class Learner:
         self._worker.settle_unless_paused()
 
         def run() -> int:
-            self._house.run()
-            self._erasure.finish(_READER_S)
-            self._learning.offer_patient_work()
-            return self._live.commit
+            self._maintenance.run()
+            self._log_erasure.finish(_READER_S)
+            self._training.offer()
+            return self._live.current.commit
 
         return self._worker.call(run)
 
@@ -917,9 +715,9 @@ class Learner:
         still received, and learned after ``freeze(False)``.
         """
         self._here()
-        self._frozen = frozen
+        self._live.is_frozen = frozen
         if not frozen:
-            self._learning.request()
+            self._label_worker.request()
 
     def pause(self, paused: bool = True) -> None:
         """Let predictions have the machine to themselves: no queued work starts, and what runs
@@ -931,9 +729,9 @@ class Learner:
         opening; windows that wait are dropped.
         """
         self._here()
-        self._worker.pause(paused, rest=self._learning.learn_received)
+        self._worker.pause(paused, rest=self._label_worker.learn_received)
         if not paused:
-            self._learning.request()
+            self._label_worker.request()
 
     @property
     def is_paused(self) -> bool:
@@ -992,27 +790,16 @@ class Learner:
         if failure is not None:
             raise failure
         if done and self._journal.holds_deleted:
-            return self._worker.call(lambda: self._erasure.finish(_READER_S))
+            return self._worker.call(lambda: self._log_erasure.finish(_READER_S))
         return done
 
     def digest(self) -> str:
         """SHA-256 of evidence, tables and checkpointed tensors. Equal digests, equal learners."""
         self._here()
 
-        def run() -> str:
-            sha = hashlib.sha256()
-            for r in self._journal.evidence(where="status != 'received'"):
-                sha.update(
-                    f"{r.id}{r.label}{r.weight}{r.status}".encode()
-                    + r.features.tobytes()
-                    + r.receipt
-                )
-            tables = tables_at(self._journal, self._live.commit) or json.loads(
-                factory_memory(self._program).tables()
-            )
-            return state_digest(self._program, self._live, tables, sha.digest())
-
-        return self._worker.call(run)
+        return self._worker.call(
+            lambda: content_digest(self._journal, self._program, self._live.current)
+        )
 
     def labelled(self) -> dict[str, int]:
         """Labels of each known class that the learner goes by: those that teach it, and the fifth
@@ -1022,7 +809,7 @@ class Learner:
 
     def domains(self) -> dict[str, str]:
         """Known conditions and what they are: provisional, condition or novelty."""
-        return {name: domain.kind for name, domain in self._live.domains.items()}
+        return {name: domain.kind for name, domain in self._live.current.domains.items()}
 
     def domain(self, stream: str = DEFAULT_STREAM) -> str:
         """The condition a stream is in."""
@@ -1051,8 +838,12 @@ class Learner:
     def timings(self) -> dict[str, float]:
         """Seconds spent so far: encode and sense (caller's threads), learn and record (worker)."""
         self._here()
-        record = self._transactions.write_s
-        return {**self._spent, "learn": max(0.0, self._worker.busy_s - record), "record": record}
+        return {
+            "encode": self._observer.encode_s,
+            "sense": self._observer.sense_s,
+            "learn": max(0.0, self._worker.busy_s - self._log.write_s),
+            "record": self._log.write_s,
+        }
 
     def counters(self) -> dict[str, Any]:
         """Numbers for a status line: labels by status, refreshes, deferred work, bytes, questions
@@ -1069,13 +860,13 @@ class Learner:
             "written_bytes_last_day": self._room.used,
             "writes_deferred": self._room.deferred,
             "tensor_bytes": (
-                self._live.tensors.nbytes
-                + sum(d.tensors.nbytes for d in self._live.domains.values())
+                self._live.current.tensors.nbytes
+                + sum(d.tensors.nbytes for d in self._live.current.domains.values())
             ),
             "backlog": self._worker.backlog,
             "too_hot": self._meter.too_hot,
             "encoded": self._program.encoded,
-            "observed": self._observed,
+            "observed": self._observer.samples,
             "answered": self._answered,
         }
 
@@ -1091,7 +882,8 @@ class Learner:
             self._closed = True
             self._worker.close()
             self._journal.close()
-            _let_go(self._opened_runtime)
+            if self._owned_runtime is not None:
+                self._owned_runtime.close()
 
     def __enter__(self) -> Learner:
         return self

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 from edgeadapt.doctor.board import Board, read_board
-from edgeadapt.doctor.finding import Finding
+from edgeadapt.doctor.finding import Finding, broken, missing, note, ok
 from edgeadapt.doctor.machine import Machine
 from edgeadapt.doctor.packages import installed
 
@@ -63,49 +63,34 @@ def driver(machine: Machine, board: Board) -> tuple[Gpu | None, list[Finding]]:
             else "Install NVIDIA's driver, if there is a card."
         )
     )
-    answer = machine.ask("cuda_child", "driver", *places)
+    answer = machine.ask("driver", *places)
     said = answer.said
     if answer.failure:
-        return None, [
-            Finding(
-                "driver",
-                "broken",
-                f"{DRIVER}: {answer.failure}",
-                f"Asking for a GPU ends the process. {_ON_CPU}",
-                "Install the driver that belongs to this kernel, and restart.",
-            )
-        ]
+        return None, broken(
+            "driver",
+            f"{DRIVER}: {answer.failure}",
+            f"Asking for a GPU ends the process. {_ON_CPU}",
+            "Install the driver that belongs to this kernel, and restart.",
+        )
     if "error" in said:
         if any(place != DRIVER for place in places):
-            return None, [
-                Finding(
-                    "driver",
-                    "broken",
-                    str(said["error"]),
-                    f"It is here and does not load. {_ON_CPU}",
-                    todo,
-                )
-            ]
-        return None, [
-            Finding(
-                "driver", "missing" if board.is_jetson else "note", f"no {DRIVER}", _ON_CPU, todo
+            return None, broken(
+                "driver", str(said["error"]), f"It is here and does not load. {_ON_CPU}", todo
             )
-        ]
+        absent = missing if board.is_jetson else note
+        return None, absent("driver", f"no {DRIVER}", _ON_CPU, todo)
     if said["code"] or not said["devices"]:
         why = _CODES.get(said["code"], "") if said["code"] else "no device"
-        return None, [
-            Finding(
-                "driver",
-                "broken",
-                f"{DRIVER} is here; cuInit says {said['code']}{f': {why}' if why else ''}",
-                _ON_CPU,
-                (
-                    _FLAGS
-                    if machine.is_container
-                    else "nvidia-smi says more; a restart after an update of the driver."
-                ),
-            )
-        ]
+        return None, broken(
+            "driver",
+            f"{DRIVER} is here; cuInit says {said['code']}{f': {why}' if why else ''}",
+            _ON_CPU,
+            (
+                _FLAGS
+                if machine.is_container
+                else "nvidia-smi says more; a restart after an update of the driver."
+            ),
+        )
     gpu = Gpu(**said["devices"][0])
     memory = "shared memory" if gpu.is_integrated else f"{gpu.memory_mib / 1024:.0f} GiB"
     found = (
@@ -114,32 +99,26 @@ def driver(machine: Machine, board: Board) -> tuple[Gpu | None, list[Finding]]:
     )
     expected = board.module.capability if board.module else gpu.capability
     if gpu.capability != expected:
-        return gpu, [
-            Finding(
-                "driver",
-                "note",
-                found,
-                f"Our table says {expected} of this module.",
-                "Send us what edgeadapt doctor --json writes.",
-            )
-        ]
-    return gpu, [Finding("driver", "ok", found)]
+        return gpu, note(
+            "driver",
+            found,
+            f"Our table says {expected} of this module.",
+            "Send us what edgeadapt doctor --json writes.",
+        )
+    return gpu, ok("driver", found)
 
 
 def cuda(machine: Machine, board: Board, has_driver: bool) -> list[Finding]:
     """The runtime library, newest first; JetPack's and pip's."""
     places = [place for number in (13, 12, 11) for place in machine.library(f"{CUDART}.{number}")]
-    answer = machine.ask("cuda_child", "runtime", *places)
+    answer = machine.ask("cuda", *places)
     if answer.failure:
-        return [
-            Finding(
-                "cuda",
-                "broken",
-                f"{CUDART}: {answer.failure}",
-                "TensorRT and ONNX Runtime's CUDA provider load it.",
-                "Install CUDA again.",
-            )
-        ]
+        return broken(
+            "cuda",
+            f"{CUDART}: {answer.failure}",
+            "TensorRT and ONNX Runtime's CUDA provider load it.",
+            "Install CUDA again.",
+        )
     if "error" in answer.said:
         if not has_driver:
             return []  # the driver's line says enough
@@ -148,28 +127,22 @@ def cuda(machine: Machine, board: Board, has_driver: bool) -> list[Finding]:
             if board.is_jetson
             else "pip install nvidia-cuda-runtime"
         )
-        return [
-            Finding(
-                "cuda",
-                "missing",
-                f"no {CUDART}",
-                "TensorRT and ONNX Runtime's CUDA provider load it. The CPU does not need it.",
-                todo,
-            )
-        ]
+        return missing(
+            "cuda",
+            f"no {CUDART}",
+            "TensorRT and ONNX Runtime's CUDA provider load it. The CPU does not need it.",
+            todo,
+        )
     found = _version(answer.said["version"])
     wanted = board.jetpack.cuda.rstrip("?") if board.jetpack else found
     if found != wanted:
-        return [
-            Finding(
-                "cuda",
-                "note",
-                f"{found}; JetPack {board.jetpack.name if board.jetpack else ''} brings {wanted}",
-                "A board's driver serves its own CUDA; another may not start.",
-                "sudo apt-get install nvidia-jetpack",
-            )
-        ]
-    return [Finding("cuda", "ok", found)]
+        return note(
+            "cuda",
+            f"{found}; JetPack {board.jetpack.name if board.jetpack else ''} brings {wanted}",
+            "A board's driver serves its own CUDA; another may not start.",
+            "sudo apt-get install nvidia-jetpack",
+        )
+    return ok("cuda", found)
 
 
 def tensorrt(machine: Machine, board: Board, has_driver: bool) -> list[Finding]:
@@ -178,83 +151,54 @@ def tensorrt(machine: Machine, board: Board, has_driver: bool) -> list[Finding]:
         version = on_disk or (installed("tensorrt") if machine.is_here else None)
         if version is None:
             return []
-        return [
-            Finding(
-                "tensorrt",
-                "note",
-                f"{version} is here and was not loaded",
-                "Without a driver loading it may end the process.",
-                "First what is said of the driver.",
-            )
-        ]
-    answer = machine.ask("tensorrt_child")
+        return note(
+            "tensorrt",
+            f"{version} is here and was not loaded",
+            "Without a driver loading it may end the process.",
+            "First what is said of the driver.",
+        )
+    answer = machine.ask("tensorrt")
     if answer.failure:
-        return [
-            Finding(
-                "tensorrt",
-                "broken",
-                f"importing it: {answer.failure}",
-                "Native engines cannot run; ONNX Runtime can.",
-                "Reinstall the TensorRT that belongs to this driver.",
-            )
-        ]
+        return broken(
+            "tensorrt",
+            f"importing it: {answer.failure}",
+            "Native engines cannot run; ONNX Runtime can.",
+            "Reinstall the TensorRT that belongs to this driver.",
+        )
     if "error" in answer.said:
-        return [
-            _not_importable(
-                board, on_disk, str(answer.said["error"]), bool(answer.said["is_installed"])
-            )
-        ]
+        said = answer.said
+        return _not_importable(board, on_disk, str(said["error"]), bool(said["is_installed"]))
     found = str(answer.said["version"])
     lean = (
         "" if answer.said["has_builder"] else ", the lean runtime: it runs engines and builds none"
     )
     for mismatch in (_beside_jetpack(board, found), _beside_library(on_disk, found)):
         if mismatch:
-            return [
-                Finding(
-                    "tensorrt",
-                    "note",
-                    f"{found}{lean}; {mismatch}",
-                    "Two versions side by side read each other's engines only by luck.",
-                    "Keep one: JetPack's, from apt.",
-                )
-            ]
-    return [Finding("tensorrt", "ok", f"{found}{lean}")]
+            return note(
+                "tensorrt",
+                f"{found}{lean}; {mismatch}",
+                "Two versions side by side read each other's engines only by luck.",
+                "Keep one: JetPack's, from apt.",
+            )
+    return ok("tensorrt", f"{found}{lean}")
 
 
-def _not_importable(board: Board, on_disk: str, error: str, is_installed: bool) -> Finding:
+def _not_importable(board: Board, on_disk: str, error: str, is_installed: bool) -> list[Finding]:
     if is_installed:
-        return Finding(
-            "tensorrt",
-            "broken",
-            error,
-            "Its Python part is here, and a library of it is not.",
-            "Install the libraries of the same version.",
-        )
+        why = "Its Python part is here, and a library of it is not."
+        return broken("tensorrt", error, why, "Install the libraries of the same version.")
     if on_disk:
         why = (
             f"TensorRT {on_disk} is installed, and this Python does not see it: a virtual"
             " environment hides the system's packages."
         )
-        return Finding(
-            "tensorrt",
-            "missing",
-            error,
-            why,
-            "/usr/bin/python3 -m venv --system-site-packages /opt/edgeadapt",
-        )
-    todo = (
-        "sudo apt-get install tensorrt python3-libnvinfer"
-        if board.is_jetson
-        else "pip install tensorrt"
-    )
-    return Finding(
-        "tensorrt",
-        "missing" if board.is_jetson else "note",
-        "not installed",
-        "Only native engines need it.",
-        todo,
-    )
+        todo = "/usr/bin/python3 -m venv --system-site-packages /opt/edgeadapt"
+        return missing("tensorrt", error, why, todo)
+    why = "Only native engines need it."
+    if board.is_jetson:
+        todo = "sudo apt-get install tensorrt python3-libnvinfer"
+        return missing("tensorrt", "not installed", why, todo)
+    return note("tensorrt", "not installed", why, "pip install tensorrt")
 
 
 def _beside_jetpack(board: Board, found: str) -> str:

@@ -13,7 +13,7 @@ from edgeadapt.doctor.boards import (
     l4t_release,
     module_of,
 )
-from edgeadapt.doctor.finding import Finding
+from edgeadapt.doctor.finding import Finding, note, ok
 from edgeadapt.doctor.machine import Machine
 
 MODEL = "/proc/device-tree/model"
@@ -50,32 +50,21 @@ def read_board(machine: Machine) -> Board:
 def board(machine: Machine) -> list[Finding]:
     found = read_board(machine)
     if not found.is_jetson:
-        return [
-            Finding(
-                "board", "ok", found.model or "no board of a known kind; a computer like others"
-            )
-        ]
+        return ok("board", found.model or "no board of a known kind; a computer like others")
     named = (
         found.model or f"a board with a {found.chip} chip"
         if found.chip
         else "a board that hides its device tree"
     )
     if found.module is None:
-        return [
-            Finding(
-                "board",
-                "note",
-                named,
-                "The module is not in our table: its memory and power modes are not known here.",
-                f"Send us the words of {COMPATIBLE}.",
-            )
-        ]
-    module = found.module
-    return [
-        Finding(
-            "board", "ok", f"{module.name}, {module.part}, compute capability {module.capability}"
+        return note(
+            "board",
+            named,
+            "The module is not in our table: its memory and power modes are not known here.",
+            f"Send us the words of {COMPATIBLE}.",
         )
-    ]
+    module = found.module
+    return ok("board", f"{module.name}, {module.part}, compute capability {module.capability}")
 
 
 def jetpack(machine: Machine) -> list[Finding]:
@@ -84,25 +73,19 @@ def jetpack(machine: Machine) -> list[Finding]:
         return []
     release = found.jetpack
     if not found.l4t:
-        return [
-            Finding(
-                "jetpack",
-                "note",
-                f"{RELEASE} is not here",
-                "Without it nobody knows which TensorRT fits.",
-                f"In a container: docker run -v {RELEASE}:{RELEASE}:ro ...",
-            )
-        ]
+        return note(
+            "jetpack",
+            f"{RELEASE} is not here",
+            "Without it nobody knows which TensorRT fits.",
+            f"In a container: docker run -v {RELEASE}:{RELEASE}:ro ...",
+        )
     if release is None:
-        return [
-            Finding(
-                "jetpack",
-                "note",
-                f"L4T {found.l4t}",
-                "This release is not in our table; nothing is known of it here.",
-                "Update to JetPack 6.2 or 7.2.",
-            )
-        ]
+        return note(
+            "jetpack",
+            f"L4T {found.l4t}",
+            "This release is not in our table; nothing is known of it here.",
+            "Update to JetPack 6.2 or 7.2.",
+        )
     is_known = found.l4t in release.l4t
     named = (
         f"JetPack {release.name} (L4T {found.l4t})"
@@ -114,36 +97,27 @@ def jetpack(machine: Machine) -> list[Finding]:
         f" {release.tensorrt}"
     )
     if found.chip and found.chip not in release.chips:
-        return [
-            Finding(
-                "jetpack",
-                "note",
-                detail,
-                f"As far as we know this release is for {release.chips}, and this is {found.chip}.",
-                "Compare /proc/device-tree/compatible with NVIDIA's list of boards.",
-            )
-        ]
+        return note(
+            "jetpack",
+            detail,
+            f"As far as we know this release is for {release.chips}, and this is {found.chip}.",
+            "Compare /proc/device-tree/compatible with NVIDIA's list of boards.",
+        )
     if release.support == "CPU only":
-        return [
-            Finding(
-                "jetpack",
-                "note",
-                detail,
-                "Its TensorRT is too old for learning steps; edgeadapt runs on the CPU here.",
-                _newer(found.chip),
-            )
-        ]
+        return note(
+            "jetpack",
+            detail,
+            "Its TensorRT is too old for learning steps; edgeadapt runs on the CPU here.",
+            _newer(found.chip),
+        )
     if not is_known:
-        return [
-            Finding(
-                "jetpack",
-                "note",
-                detail,
-                "This release is not in our table; what is said of it is that of the one before.",
-                "Nothing, if everything below is well.",
-            )
-        ]
-    return [Finding("jetpack", "ok", detail)]
+        return note(
+            "jetpack",
+            detail,
+            "This release is not in our table; what is said of it is that of the one before.",
+            "Nothing, if everything below is well.",
+        )
+    return ok("jetpack", detail)
 
 
 def _newer(chip: str) -> str:

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from edgeadapt.doctor import (
-    accelerator,
-    board,
-    clock,
-    engine,
-    heat,
-    packages,
-    power,
-    storage,
-    system,
-)
-from edgeadapt.doctor.finding import Finding
+from edgeadapt.doctor import accelerator, board, condition, packages, system
+from edgeadapt.doctor.finding import Finding, Section, broken
 from edgeadapt.doctor.machine import Machine
 
 Probe = Callable[[Machine], list[Finding]]
@@ -41,11 +31,20 @@ GROUPS = (
             system.cpu,
             system.memory,
             system.swap,
-            storage.state,
-            storage.disk,
+            system.state,
+            system.disk,
         ),
     ),
-    Group("Condition", (power.power_mode, power.clocks, heat.heat, clock.clock, clock.watchdog)),
+    Group(
+        "Condition",
+        (
+            condition.power_mode,
+            condition.clocks,
+            condition.heat,
+            condition.clock,
+            condition.watchdog,
+        ),
+    ),
     Group("GPU", (accelerator.accelerators,)),
     Group(
         "Python",
@@ -53,21 +52,13 @@ GROUPS = (
             system.python,
             system.sqlite,
             packages.core,
-            engine.onnxruntime,
-            engine.runtimes,
-            engine.bundle,
+            packages.onnxruntime,
+            packages.runtimes,
+            packages.bundle,
         ),
     ),
-    Group("Extras", (packages.extras, engine.data)),
+    Group("Extras", (packages.extras, packages.data)),
 )
-
-
-@dataclass(frozen=True)
-class Section:
-    """What the probes of a group found."""
-
-    title: str
-    findings: list[Finding] = field(default_factory=list)
 
 
 def examine(machine: Machine, groups: Sequence[Group] = GROUPS) -> list[Section]:
@@ -102,25 +93,19 @@ def within(probe: Probe, machine: Machine) -> list[Finding]:
     thread.join(limit_s)
     name = probe.__name__.replace("_", " ")
     if thread.is_alive():
-        return [
-            Finding(
-                name,
-                "broken",
-                f"no answer within {limit_s:g} s",
-                "Something here hangs when it is read: a disk, a share or a driver.",
-                "dmesg | tail",
-            )
-        ]
+        return broken(
+            name,
+            f"no answer within {limit_s:g} s",
+            "Something here hangs when it is read: a disk, a share or a driver.",
+            "dmesg | tail",
+        )
     if failed and isinstance(failed[0], OSError):
-        return [
-            Finding(
-                name,
-                "broken",
-                f"{type(failed[0]).__name__}: {failed[0].strerror}",
-                "It cannot be read.",
-                "Look at its permissions, and at dmesg.",
-            )
-        ]
+        return broken(
+            name,
+            f"{type(failed[0]).__name__}: {failed[0].strerror}",
+            "It cannot be read.",
+            "Look at its permissions, and at dmesg.",
+        )
     if failed:
         raise failed[0]
     return done[0]

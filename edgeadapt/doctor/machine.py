@@ -1,19 +1,108 @@
 """The machine that is looked at: one root for all files, so that a board can be laid out in a
-folder.
+folder. A question that may crash or hang is asked in a child process; a crash is an answer.
 """
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import platform
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from edgeadapt.doctor.child import Answer, ask
-from edgeadapt.doctor.kernel_clock import is_synchronised
+_GRACE_S = 2.0  # after SIGKILL; a process in the kernel's hands may not die at once
+_LONGEST = 300  # characters of what is quoted
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        said: the child's object; empty if it gave none.
+        failure: why it gave none, in words.
+        errors: what it wrote to standard error.
+    """
+
+    said: Mapping[str, Any] = field(default_factory=dict)
+    failure: str = ""
+    errors: str = ""
+
+
+def ask(
+    interpreter: str,
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    limit_s: float,
+) -> Answer:
+    """Run ``interpreter -m module arguments`` for at most ``limit_s`` seconds; never raises for
+    what the child does.
+    """
+    command = [interpreter, "-m", module, *arguments]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as child:
+        try:
+            out, errors = child.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            try:
+                _, errors = child.communicate(timeout=_GRACE_S)
+            except subprocess.TimeoutExpired:
+                errors = ""
+            return Answer(failure=f"no answer within {limit_s:g} s", errors=errors)
+    return _read(child.returncode, out, errors)
+
+
+def _read(code: int, out: str, errors: str) -> Answer:
+    if code < 0:
+        return Answer(failure=f"killed by {signal.Signals(-code).name}", errors=errors)
+    last = (errors.strip().splitlines() or [f"exit code {code}"])[-1][:_LONGEST]
+    if code > 0:
+        return Answer(failure=last, errors=errors)
+    try:
+        said = json.loads(out.strip().rpartition("\n")[2])
+    except ValueError:
+        said = None
+    return (
+        Answer(said, errors=errors)
+        if isinstance(said, dict)
+        else Answer(failure="it printed no JSON", errors=errors)
+    )
+
+
+_UNSYNCHRONISED = 0x40  # STA_UNSYNC
+# bytes into struct timex on 64-bit Linux: modes, padding, offset, freq, maxerror, esterror (five
+# words of 8)
+_STATUS_AT = 40
+_ROOM = 512  # bytes, more than the struct has
+
+
+def is_synchronised() -> bool | None:
+    """None where the call is not allowed, or a word has 4 bytes."""
+    if ctypes.sizeof(ctypes.c_long) != 8:
+        return None
+    timex = ctypes.create_string_buffer(_ROOM)
+    if ctypes.CDLL(None).adjtimex(timex) < 0:
+        return None
+    status = ctypes.c_int.from_buffer(timex, _STATUS_AT).value
+    return not status & _UNSYNCHRONISED
+
 
 STATE = "/var/lib/edgeadapt/state"
 _LONGEST = 1 << 18  # bytes of one file
@@ -108,15 +197,15 @@ class Machine:
         ]
         return [name, *found] if self.is_here and "*" not in name else found
 
-    def ask(self, module: str, *arguments: str) -> Answer:
-        """Run a module of this package in a child process."""
+    def ask(self, probe: str, *arguments: str) -> Answer:
+        """Run a probe of ``probe_child`` in a child process."""
         return ask(
             self.interpreter,
-            f"edgeadapt.doctor.{module}",
-            arguments,
+            "edgeadapt.doctor.probe_child",
+            (probe, *arguments),
             self.environment,
             self.child_s,
         )
 
 
-__all__ = ["STATE", "Machine"]
+__all__ = ["STATE", "Answer", "Machine", "ask", "is_synchronised"]

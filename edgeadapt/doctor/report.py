@@ -15,11 +15,9 @@ from typing import Literal
 import edgeadapt
 from edgeadapt._json_schema import schema_text
 from edgeadapt.doctor.board import read_board
-from edgeadapt.doctor.examination import Section
-from edgeadapt.doctor.finding import State, is_well
+from edgeadapt.doctor.finding import Section, State, is_well, without_places
 from edgeadapt.doctor.machine import Machine
 from edgeadapt.doctor.packages import installed
-from edgeadapt.doctor.privacy import without_places
 
 TITLE = "edgeadapt doctor"
 SCHEMA: Literal["edgeadapt.doctor/1"] = "edgeadapt.doctor/1"
@@ -42,7 +40,7 @@ class Check:
 
 @dataclass(frozen=True)
 class BoardFacts:
-    """What is looked at; empty: not told. Numbers that tell one machine from another of its kind
+    """What is looked at; empty: not known. Numbers that tell one machine from another of its kind
     are not read.
     """
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgeadapt.doctor.finding import without_places
 from edgeadapt.doctor.machine import Machine
-from edgeadapt.doctor.privacy import without_places
 from edgeadapt.doctor.report import Latency, Run, Step
 
 CPU = "onnxruntime"
@@ -39,7 +39,7 @@ def self_test(machine: Machine) -> Iterator[Run]:
 
 def _providers(machine: Machine) -> Iterator[tuple[str, str]]:
     """ONNX Runtime's providers beside the CPU's, and why one cannot run; empty: it can."""
-    answer = machine.ask("onnxruntime_child")
+    answer = machine.ask("onnxruntime")
     listed = dict(answer.said.get("providers", {}))
     for provider in sorted(
         {*PROVIDERS, *listed} - {"CPUExecutionProvider", "AzureExecutionProvider"}
@@ -48,7 +48,7 @@ def _providers(machine: Machine) -> Iterator[tuple[str, str]]:
 
 
 def _others(machine: Machine) -> Iterator[tuple[str, str]]:
-    answer = machine.ask("product_child", "runtimes")
+    answer = machine.ask("runtimes")
     found = {
         str(one["name"]): (
             "" if one["is_available"] else str(one["detail"]).removeprefix("RuntimeUnavailable: ")
@@ -61,7 +61,7 @@ def _others(machine: Machine) -> Iterator[tuple[str, str]]:
 
 def _run(machine: Machine, name: str, *arguments: str) -> Run:
     """One child; a crash or a hang is a failed run."""
-    answer = machine.ask("self_test_child", name.partition(":")[0], *arguments)
+    answer = machine.ask("self-test", name.partition(":")[0], *arguments)
     return (
         _read(dict(answer.said))
         if not answer.failure

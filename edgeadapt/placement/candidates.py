@@ -19,13 +19,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from edgeadapt.errors import RuntimeUnavailable
-from edgeadapt.runtime import Runtime, open_registered, registered_runtimes
+from edgeadapt.runtime import Runtime, open_registered, registered_runtimes, with_defaults
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from edgeadapt.placement.comparison import Rules
     from edgeadapt.placement.places import Place
-    from edgeadapt.placement.rules import Rules
 
 log = logging.getLogger("edgeadapt")
 
@@ -55,9 +55,10 @@ def open_auto(
     found = possible(candidates, registered)
     if not found:
         return reference
-    from edgeadapt.placement.placing import Placing  # where only the CPU serves, nothing is placed
+    # where only the CPU serves, nothing is placed
+    from edgeadapt.placement.placed_runtime import PlacedRuntime
 
-    return Placing(reference, found, rules)
+    return PlacedRuntime(reference, found, rules)
 
 
 def possible(
@@ -108,8 +109,7 @@ def _maker(entry: Any) -> Callable[[], Runtime]:
     def make() -> Runtime:
         factory = entry.load()
         factory.probe()
-        made: Runtime = factory()
-        return made
+        return with_defaults(factory())
 
     return make
 

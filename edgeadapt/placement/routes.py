@@ -9,12 +9,11 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from edgeadapt.placement.buffers import PlacedBuffer
-from edgeadapt.placement.places import Place
+from edgeadapt.placement.places import Place, PlacedBuffer
 from edgeadapt.runtime import ArrayLike, Executable, Tensors
 
 Live = tuple[Place, Executable]
@@ -30,12 +29,12 @@ class Sample:
     tensors: Mapping[str, PlacedBuffer]
 
 
-class Room:
+class SampleBudget:
     """Bytes that samples may hold between them. One alone may be larger."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._lock, self._taken = limit, threading.Lock(), 0
-        self._back: deque[int] = deque()
+        self._returned: deque[int] = deque()
 
     @property
     def used(self) -> int:
@@ -51,11 +50,11 @@ class Room:
 
     def give_back(self, nbytes: int) -> None:
         # without the lock: the garbage collector may call this on the thread that holds it
-        self._back.append(nbytes)
+        self._returned.append(nbytes)
 
     def _count(self) -> int:
-        while self._back:
-            self._taken -= self._back.popleft()
+        while self._returned:
+            self._taken -= self._returned.popleft()
         return self._taken
 
 
@@ -78,12 +77,12 @@ class Measured:
     @property
     def here_s(self) -> float:
         """Round trip on the reference."""
-        return sum(_medians(self.here))
+        return _round_trip(self.here)
 
     @property
     def there_s(self) -> float:
         """Round trip on the candidate."""
-        return sum(_medians(self.there))
+        return _round_trip(self.there)
 
     @property
     def ratio(self) -> float:
@@ -91,9 +90,8 @@ class Measured:
         return self.there_s / self.here_s if self.here else float("inf")
 
 
-def _medians(seconds: list[tuple[float, float]]) -> tuple[float, float]:
-    call, moves = np.median(np.array(seconds), axis=0) if seconds else (float("nan"), float("nan"))
-    return float(call), float(moves)
+def _round_trip(seconds: list[tuple[float, float]]) -> float:
+    return float(sum(np.median(np.array(seconds), axis=0))) if seconds else float("nan")
 
 
 class Trial:
@@ -101,8 +99,8 @@ class Trial:
 
     Args:
         place, run: the candidate and the graph loaded there.
-        room: for the samples of all trials.
-        comes: tensors that the graph reads and does not write: they come from others.
+        budget: for the samples of all trials.
+        read_only: tensors that the graph reads and does not write: they come from others.
         is_audit: the graph runs there already; one call is compared and nothing is timed.
     """
 
@@ -110,26 +108,23 @@ class Trial:
         self,
         place: Place,
         run: Executable,
-        room: Room,
-        comes: Sequence[str],
+        budget: SampleBudget,
+        read_only: Sequence[str],
         is_audit: bool = False,
     ) -> None:
-        self.place = place
-        self.run = run
-        self.measured = Measured()
-        self.comes = tuple(comes)
-        self.is_audit = is_audit
-        self.is_warm = False
-        self._room, self._lock, self._is_over = room, threading.Lock(), False
-        self._sample: Sample | None = None
-        self._let_go: Callable[[], Any] | None = None
-        # weak: a number is given to another buffer when one is let go
+        self.place, self.run = place, run
+        self.read_only, self.is_audit = tuple(read_only), is_audit
+        self.measured, self.is_warm = Measured(), False
+        self.sample: Sample | None = None
+        self._budget, self._lock, self._is_over = budget, threading.Lock(), False
+        self._give_back: Callable[[], Any] | None = None
+        # weak: a number is given to another buffer when one is released
         self._last: tuple[weakref.ref[Any], ...] | None = None
         self._seen = self._changed = 0
 
     @property
     def fresh_share(self) -> float:
-        """Share of calls that came with other tensors of others than the call before: those for
+        """Share of calls that came with other read-only tensors than the call before: those for
         which tensors have to cross.
         """
         return self._changed / self._seen if self._seen else 1.0
@@ -137,64 +132,50 @@ class Trial:
     @property
     def knows_share(self) -> bool:
         """The share was seen, and is not the largest that it could be."""
-        return self._seen > 0 or not self.comes
-
-    @property
-    def has_sample(self) -> bool:
-        return self._sample is not None
+        return self._seen > 0 or not self.read_only
 
     def offer(self, ports: Mapping[str, ArrayLike], reads: Sequence[str], tensors: Tensors) -> bool:
         """Look at a call that was just answered; True if it was taken as a sample, which the trial
         then runs again.
         """
-        held, last = tuple([weakref.ref(tensors[name]) for name in self.comes]), self._last
+        held, last = tuple([weakref.ref(tensors[name]) for name in self.read_only]), self._last
         if last is not None:
             # a race costs a count
             self._seen, self._changed = self._seen + 1, self._changed + (held != last)
         self._last = held
         if (
-            self._sample is not None
+            self.sample is not None
             or self._is_over
-            or not all(
-                isinstance(value, (np.ndarray, np.generic, int, float)) for value in ports.values()
-            )
+            or not all(isinstance(v, (np.ndarray, np.generic, int, float)) for v in ports.values())
         ):
             return False
         nbytes = sum(value.nbytes for value in ports.values() if isinstance(value, np.ndarray))
         with self._lock:
-            if self._sample is not None or self._is_over or not self._room.take(nbytes):
+            if self.sample is not None or self._is_over or not self._budget.take(nbytes):
                 return False
             copies = {
                 name: np.array(value, order="C") if isinstance(value, np.ndarray) else value
                 for name, value in ports.items()
             }
-            sample = Sample(copies, {name: _placed(tensors[name]) for name in reads})
+            sample = Sample(copies, {name: cast(PlacedBuffer, tensors[name]) for name in reads})
             # once: by ``done``, or with a graph that nobody holds
-            self._let_go = given_back = weakref.finalize(sample, self._room.give_back, nbytes)
-            given_back.atexit = False
-            self._sample = sample
+            self._give_back = give_back = weakref.finalize(sample, self._budget.give_back, nbytes)
+            give_back.atexit = False
+            self.sample = sample
         return True
 
-    def sample(self) -> Sample | None:
-        return self._sample
-
     def done(self) -> None:
-        """Let go of the sample; the next call may be one."""
+        """Release the sample; the next call may be one."""
         with self._lock:
-            self._sample = None
-            if self._let_go is not None:
-                self._let_go()
-                self._let_go = None
+            self.sample = None
+            if self._give_back is not None:
+                self._give_back()
+                self._give_back = None
 
     def end(self) -> None:
         """No more samples."""
         self._is_over = True
         self.done()
-
-
-def _placed(buffer: Any) -> PlacedBuffer:
-    assert isinstance(buffer, PlacedBuffer)
-    return buffer
 
 
 class Route:
@@ -203,9 +184,10 @@ class Route:
 
     Attributes:
         live: where they run; None is the reference. Published by one assignment.
-        aside: where they will run again when what is built there has been built.
+        paused: where they will run again when what is built there has been built.
         trial: that wants a call; None while there is none.
         todo: places that are still to be tried.
+        failed_at: places where a run has failed.
         measured: place -> what its trial has found.
         why: why they run where they do.
         calls: until now, about: threads may lose one.
@@ -217,9 +199,10 @@ class Route:
     def __init__(self, smallest: int, largest: int) -> None:
         self.smallest, self.largest = smallest, largest
         self.live: Live | None = None
-        self.aside: Live | None = None
+        self.paused: Live | None = None
         self.trial: Trial | None = None
         self.todo: list[Place] = []
+        self.failed_at: set[int] = set()
         self.measured: dict[str, Measured] = {}
         self.why = "served from the first moment"
         self.calls = self.served = self.audits = self.ties = 0
@@ -235,29 +218,29 @@ class Route:
         self.wants_audit, self.why = False, why
         self.live = (place, run)
 
-    def take_back(self, place: Place, why: str) -> bool:
+    def leave(self, place: Place, why: str) -> bool:
         """They do not run in a place any more, nor are they tried there; True if they did run
         there.
         """
         self.todo = [one for one in self.todo if one is not place]
         if self.trial is not None and self.trial.place is place:
             self.end_trial()
-        held = self.live or self.aside
-        if held is None or held[0] is not place:
+        ran = self.live or self.paused
+        if ran is None or ran[0] is not place:
             return False
-        self.live = self.aside = None
+        self.live = self.paused = None
         self.why = f"{place.name}: {why}"
         return True
 
-    def step_aside(self, place: Place) -> None:
+    def pause(self, place: Place) -> None:
         """They run in the reference for a while."""
         if self.live is not None and self.live[0] is place:
-            self.aside, self.live = self.live, None
+            self.paused, self.live = self.live, None
 
-    def step_in(self) -> None:
-        """They run again where they did; in the reference if they were taken back meanwhile."""
-        if self.aside is not None:
-            self.live, self.aside = self.live or self.aside, None
+    def resume(self) -> None:
+        """They run again where they did; in the reference if they left meanwhile."""
+        if self.paused is not None:
+            self.live, self.paused = self.live or self.paused, None
 
     def where(self, reference: str) -> str:
         live = self.live
@@ -265,10 +248,7 @@ class Route:
 
     def ratio(self) -> float:
         """Of the live place's round trip to the reference's."""
-        live = self.live
-        if live is None:
-            return 1.0
-        measured = self.measured.get(live[0].name)
+        measured = None if (live := self.live) is None else self.measured.get(live[0].name)
         return 1.0 if measured is None else measured.ratio
 
     def end_trial(self) -> None:
@@ -276,21 +256,16 @@ class Route:
         if trial is not None:
             trial.end()
 
-    def __repr__(self) -> str:
-        return f"Route({self.batches})"
-
     @property
     def batches(self) -> str:
         """``9-16``; ``any`` where no axis is free."""
-        return (
-            "any"
-            if not self.largest
-            else (
-                str(self.largest)
-                if self.smallest == self.largest
-                else f"{self.smallest}-{self.largest}"
-            )
-        )
+        if not self.largest:
+            return "any"
+        is_one = self.smallest == self.largest
+        return str(self.largest) if is_one else f"{self.smallest}-{self.largest}"
+
+    def __repr__(self) -> str:
+        return f"Route({self.batches})"
 
 
 def bounds(size: int, largest: int = 0) -> tuple[int, int]:
@@ -307,4 +282,4 @@ def bounds(size: int, largest: int = 0) -> tuple[int, int]:
     return low, min(high, largest) if size <= largest else high
 
 
-__all__ = ["Live", "Measured", "Room", "Route", "Sample", "Trial", "bounds"]
+__all__ = ["Live", "Measured", "Route", "Sample", "SampleBudget", "Trial", "bounds"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from edgeadapt.host.assembly.novelty_choice import auroc
 from edgeadapt.testing._subject import Subject, expect
 from edgeadapt.testing._toy import Rows
 
@@ -27,7 +28,7 @@ def check_novelty(subject: Subject) -> None:
         ("samples of an unknown class", novel),
         ("samples far from every class", displaced),
     ):
-        area = auroc(subject.novelty(subject.state, rows), scores)
+        area = auroc(scores.numpy(), subject.novelty(subject.state, rows).numpy())
         expect(
             area > AUROC,
             f"novelty: {label} score above known ones: AUROC above {AUROC}, got {area:.2f}",
@@ -49,14 +50,6 @@ def check_novelty(subject: Subject) -> None:
 
 def _share_above(scores: Tensor, known: Tensor) -> float:
     return float((scores > torch.quantile(known, 0.95)).to(torch.float32).mean())
-
-
-def auroc(high: Tensor, low: Tensor) -> float:
-    """Probability that a score of ``high`` is above one of ``low``; ties count half."""
-    difference = high[:, None] - low[None, :]
-    return float(
-        ((difference > 0).to(torch.float64) + 0.5 * (difference == 0).to(torch.float64)).mean()
-    )
 
 
 def check_shift(subject: Subject) -> None:

@@ -1,7 +1,7 @@
 """Buffers that lie on a device, and the count of every copy that crosses to it or back.
 
 A run has ended when it returns, on a GPU too: ONNX Runtime waits for its stream then, and its
-copies from and to numpy wait as well. So a buffer whose last holder lets go can be handed out again
+copies from and to numpy wait as well. So a buffer that nobody holds can be handed out again
 at once, as on the host.
 """
 

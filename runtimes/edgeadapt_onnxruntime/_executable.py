@@ -187,7 +187,7 @@ class OnnxExecutable:
         return results, Tensors(written)
 
     def _admit(self, name: str, dtype: np.dtype[Any], value: ArrayLike) -> NDArray[Any]:
-        """The off-path part of the door: what is not yet an array of exactly this dtype,
+        """Check what is seldom given: what is not yet an array of exactly this dtype,
         C-contiguous.
         """
         if value is None:

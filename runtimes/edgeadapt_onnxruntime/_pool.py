@@ -1,4 +1,4 @@
-"""Buffers that return to a pool when the last holder lets go.
+"""Buffers that return to a pool when nobody holds them any more.
 
 The pool holds raw ``OrtValue`` objects, by (dtype, shape). A ``PooledBuffer`` is the one owner of
 such a value; ``Tensors`` and running calls hold buffers, so a value can be handed out again only

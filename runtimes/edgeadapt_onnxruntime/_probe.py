@@ -136,8 +136,8 @@ def ask(provider: str, device: int = 0) -> dict[str, Any]:
             ],
         }
     # the error itself may have the place in the source only
-    told = re.search(r"CUDA failure [0-9]+: [^;\n]+", f"{said.get('detail')}\n{done.stderr}")
-    return {**said, "detail": told[0].strip()} if told and said["cause"] == "failed" else said
+    named = re.search(r"CUDA failure [0-9]+: [^;\n]+", f"{said.get('detail')}\n{done.stderr}")
+    return {**said, "detail": named[0].strip()} if named and said["cause"] == "failed" else said
 
 
 def sentence(said: Mapping[str, Any], provider: str, machine: Machine) -> str:

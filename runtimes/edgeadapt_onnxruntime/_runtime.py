@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.errors import BundleError, EdgeadaptError, InputError, RuntimeUnavailable
 from edgeadapt.onnx_file import OnnxFile
-from edgeadapt.runtime import GraphFile, Tensors
+from edgeadapt.runtime import GraphFile, Runtime, Tensors
 from edgeadapt_onnxruntime._denormals import kept
 from edgeadapt_onnxruntime._device_pool import DevicePool, Transfers
 from edgeadapt_onnxruntime._executable import OnnxExecutable
@@ -36,7 +36,7 @@ _OF_A_PROVIDER = ("provider option", "CUDA", "CUDNN", "CUBLAS", "TensorRT")
 _UPLOADABLE = frozenset("?bBhHiIlLqQefd")
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """Runs graphs in ONNX Runtime; thread-safe.
 
     Args:
@@ -108,7 +108,7 @@ class OnnxRuntime:
     def load(
         self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
     ) -> OnnxExecutable:
-        """A runnable graph, cached by its hash; the least recently used of 16 is let go. With
+        """A runnable graph, cached by its hash; the least recently used of 16 is dropped. With
         constants it is shared for as long as somebody holds it.
 
         Args:

@@ -173,7 +173,7 @@ class Pool:
         return DeviceBuffer(self, block, dtype, shape, nbytes)
 
     def reclaim(self) -> None:
-        """Wait for what was let go, and give chunks without use back to the device."""
+        """Wait for what nobody holds, and give chunks without use back to the device."""
         with self._lock:
             self._collect(is_patient=True)
             self.arena.trim()

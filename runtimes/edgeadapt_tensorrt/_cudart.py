@@ -70,7 +70,7 @@ class _Attributes(ctypes.Structure):
 
 
 class OutOfDeviceMemory(DeviceError):
-    """The device has no memory left for what was asked; nothing was changed, and what is let go
+    """The device has no memory left for what was asked; nothing was changed, and what is freed
     makes room.
     """
 
@@ -262,7 +262,7 @@ class CudaRuntime:
         return int(out.value or 0)
 
     def instantiate(self, graph: int) -> int:
-        """A graph that can be launched; the recorded one is let go."""
+        """A graph that can be launched; the recorded one is destroyed."""
         try:
             return self._handle("cudaGraphInstantiateWithFlags", graph, 0)
         finally:

@@ -1,4 +1,4 @@
-"""A loaded graph: the door for ports and tensors, an engine per range of batches, and a bounded
+"""A loaded graph: a check of ports and tensors, an engine per range of batches, and a bounded
 number of lanes for each.
 """
 
@@ -77,8 +77,7 @@ class Engines:
         compiler, shared: of the runtime.
         batches: sizes that a free axis usually has.
         largest: that it may have.
-        lanes: that an engine may have: calls at once.
-        is_rare: let the memory go after each run.
+        is_rare: free the memory after each run; one call at once.
 
     Raises:
         EngineError: TensorRT does not take the graph.
@@ -94,14 +93,12 @@ class Engines:
         *,
         batches: Sequence[int],
         largest: int,
-        lanes: int,
         is_rare: bool,
     ) -> None:
         self.file, self.constants, self.shared = file, tuple(constants), shared
         self.inputs = [*file.inputs, *(file.external[name] for name in constants)]
         self._model = model
         self._compiler = compiler
-        self._lane_count = lanes
         self._is_rare = is_rare
         self._usual, self._largest = Profile.of(batches), max(largest, *batches)
         self.is_learning = any(value.name.endswith(NEXT) for value in file.outputs)
@@ -139,8 +136,9 @@ class Engines:
                     self.file.name, self._model, self.inputs, self.file.outputs, profile
                 )
                 model = Model(self.file.name, engine, self.inputs, self.file.outputs, self.shared)
+                lane_count = 1 if self._is_rare else self.shared.lane_count
                 found = self.lanes[profile] = Lanes(
-                    model, not (self.is_learning or self._is_rare), self._lane_count, self._is_rare
+                    model, not (self.is_learning or self._is_rare), lane_count, self._is_rare
                 )
         return found
 
@@ -252,7 +250,7 @@ class TensorRTExecutable:
     def _admit(
         self, name: str, wanted: Value, dtype: np.dtype[Any], value: ArrayLike
     ) -> NDArray[Any] | DeviceArray:
-        """The off-path part of the door: what is not a numpy array."""
+        """Check what is seldom given: what is not a numpy array."""
         if value is None:
             raise InputError(f"graph {self._name!r}: port {name!r} is missing; it takes {wanted}")
         where = f"graph {self._name!r}: port {name!r} takes {wanted}, and what was given"

@@ -37,6 +37,7 @@ class Shared:
     is_mapped: bool  # ports and outputs lie in host memory that the GPU reads in place
     copy_limit: int
     graph_count: int
+    lane_count: int  # calls at once per graph
     lost: list[DeviceBuffer] = field(default_factory=list)
 
 

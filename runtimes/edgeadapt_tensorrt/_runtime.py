@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.errors import BundleError, InputError, RuntimeUnavailable
 from edgeadapt.onnx_file import OnnxFile
-from edgeadapt.runtime import Built, GraphFile, Tensors, Watch
+from edgeadapt.runtime import Built, GraphFile, Runtime, Tensors, Watch
 from edgeadapt_tensorrt._buffers import DeviceBuffer, Pool
 from edgeadapt_tensorrt._cudart import CudaRuntime
 from edgeadapt_tensorrt._driver import Device, find_device
@@ -39,7 +39,7 @@ _INSTALL = (
 )
 
 
-class TensorRT:
+class TensorRT(Runtime):
     """Runs graphs as TensorRT engines; tensors stay on the GPU; thread-safe.
 
     Args:
@@ -113,10 +113,10 @@ class TensorRT:
         """Tensors that crossed between host and device until now; between steps none does."""
         self.pool.transfers = self.transfers
         self._shared = Shared(
-            cuda, self.pool, trt, self._note, cuda.reads_host_memory(), copy_limit, graphs
+            cuda, self.pool, trt, self._note, cuda.reads_host_memory(), copy_limit, graphs, lanes
         )
         self._guest = cuda.stream(is_urgent=True)
-        self._batches, self._largest, self._lanes = tuple(batches), largest_batch, lanes
+        self._batches, self._largest = tuple(batches), largest_batch
         self._loaded: OrderedDict[str, TensorRTExecutable] = OrderedDict()
         # with weights as inputs
         self._open: OrderedDict[tuple[str, tuple[str, ...]], Engines] = OrderedDict()
@@ -138,7 +138,7 @@ class TensorRT:
     def load(
         self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
     ) -> TensorRTExecutable:
-        """A runnable graph, cached by its hash; the least recently used of 16 is let go.
+        """A runnable graph, cached by its hash; the least recently used of 16 is dropped.
 
         With constants the weights that they replace become inputs of an engine that is built once,
         so another set of values is an upload and not a build. Where TensorRT wants such a weight to
@@ -286,7 +286,6 @@ class TensorRT:
             self._shared,
             batches=graph.batches or self._batches,
             largest=self._largest,
-            lanes=1 if graph.is_rare else self._lanes,
             is_rare=graph.is_rare,
         )
 

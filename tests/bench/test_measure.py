@@ -121,7 +121,7 @@ def test_a_suite_is_run_told_and_written(tmp_path: Path, monkeypatch: pytest.Mon
         asked.append((data, seeds))
         return [at_most("false_alarms/random", 0.01, "share", 0.02)]
 
-    monkeypatch.setattr("edgeadapt_bench.labels.spine.run_detection", fake)
+    monkeypatch.setattr("edgeadapt_bench.shift.detection.run_detection", fake)
     told: list[str] = []
     result = suites.run(
         "detection", data=tmp_path, json_path=tmp_path / "detection.json", say=told.append

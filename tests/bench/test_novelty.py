@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from edgeadapt_bench.harness.measure import report
-from edgeadapt_bench.novelty import novelty
-from edgeadapt_bench.novelty.novelty_material import Seen, per_class
+from edgeadapt_bench.novelty import novelty, novelty_cases
+from edgeadapt_bench.novelty.novelty_features import Seen, per_class
 
 from edgeadapt.host.assembly.novelty_choice import auroc
 from edgeadapt.host.exporting.settings import NOVELTY
@@ -51,7 +51,7 @@ def test_false_positives_are_counted_below_the_threshold_of_the_known() -> None:
 
 
 def test_class_splits_halve_the_classes_without_overlap() -> None:
-    for known, novel in novelty._class_splits(10, 5):
+    for known, novel in novelty_cases._class_splits(10, 5):
         assert sorted([*known, *novel]) == list(range(10)) and len(known) == 5
 
 

@@ -66,7 +66,7 @@ def test_memory_and_start_are_those_of_fresh_processes(
     demo: overhead.Subject, tmp_path: Path
 ) -> None:
     ours, plain = (
-        overhead.in_child(job, demo)["mib"] for job in ("memory_of_ours", "memory_of_plain")
+        overhead.of_subject(job, demo)["mib"] for job in ("memory_of_ours", "memory_of_plain")
     )
     assert 20 < plain < ours < 200
     whole, bare = overhead.start_times(demo, count=1)
@@ -78,7 +78,7 @@ def test_memory_and_start_are_those_of_fresh_processes(
 
 def test_a_process_that_fails_says_why(demo: overhead.Subject, tmp_path: Path) -> None:
     with pytest.raises(RuntimeUnavailable, match=r"a measuring process failed: .*missing"):
-        overhead.in_child("memory_of_ours", (tmp_path / "missing.edge", demo[1], demo[2]))
+        overhead.of_subject("memory_of_ours", (tmp_path / "missing.edge", demo[1], demo[2]))
 
 
 def test_shifted_frames_are_not_the_state_that_is_measured(

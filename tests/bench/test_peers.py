@@ -26,7 +26,8 @@ SCRIPTS = sorted(
 TINY = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from step_protocol import serve
+from job_server import serve
+from step_protocol import steps_of
 import numpy as np
 
 class Halving:
@@ -45,7 +46,7 @@ class Halving:
             raise ValueError("a is not finite")
         return {"a": self.a}
 
-serve(Halving)
+serve(steps_of(Halving))
 """
 
 
@@ -129,23 +130,21 @@ def test_a_process_answers_each_command_with_one_line_whatever_its_libraries_pri
         {"do": "load", "folder": str(tmp_path)},
         {"do": "follow", "first": 0, "steps": 3, "file": str(tmp_path / "end.npz")},
         {"do": "time", "steps": 4},
-        {"do": "peak"},
         {"do": "dance"},
-        {"do": "quit"},
     ]
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "system.py"), str(environments.HERE)],
+        [sys.executable, str(tmp_path / "system.py"), str(environments.PROTOCOL)],
         input="".join(json.dumps(c) + "\n" for c in commands),
         capture_output=True,
         text=True,
         check=True,
     )
-    early, loaded, followed, timed, peak, unknown = map(json.loads, done.stdout.splitlines())
+    early, loaded, followed, timed, unknown = map(json.loads, done.stdout.splitlines())
     assert early == {"error": "RuntimeError: nothing is loaded"} and unknown == {
         "error": "KeyError: 'dance'"
     }
     assert loaded["facts"] == {"size": 3} and loaded["done_at"] > 0
     assert followed["losses"] == [10.0, 9.0, 6.5]  # 8 -> 5 -> 4.5 -> 3.25, the inputs in turn
     assert np.array_equal(np.load(tmp_path / "end.npz")["a"], np.full(2, 3.25, np.float32))
-    assert len(timed["seconds"]) == 4 and peak["mib"] > 5
+    assert len(timed["seconds"]) == 4 and timed["peak_mib"] > 5
     assert "a library that prints" in done.stderr

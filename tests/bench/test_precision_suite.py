@@ -4,21 +4,20 @@ it refuses.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 from edgeadapt_bench import suites
 from edgeadapt_bench.precision import precision
+from golden_files import GOLDEN
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import InputError
 from edgeadapt.host.data.images import ImageData
 
-PRECISE = Path(__file__).parents[1] / "device" / "golden" / "precise.edge"
+PRECISE = GOLDEN / "precise.edge"
 CLASSES = ("down", "right", "saddle")  # in another order than the bundle's
 
 

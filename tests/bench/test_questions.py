@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgeadapt_bench.baselines.question_rules import (
-    RIVALS,
+    BASELINES,
     k_centre,
     least_margin,
     most_novel,
     paced,
     previous,
 )
-from edgeadapt_bench.datasets.material import SAMPLE, load_material
+from edgeadapt_bench.datasets.image_dataset import SAMPLE, load_dataset
+from edgeadapt_bench.labels.new_class_questions import with_new_classes
 from edgeadapt_bench.labels.question_streams import Asked, allowing
-from edgeadapt_bench.labels.questions import run_questions, with_new_classes
+from edgeadapt_bench.labels.questions import run_questions
 
 from edgeadapt.demo.sample import KNOWN
 from edgeadapt.device.querying.strategy import Candidates, Rule
@@ -53,12 +54,12 @@ def test_the_quick_suite_asks_within_its_limits_and_better_than_chance() -> None
     assert "recovery/20_adaptation_off/ours" not in rows
 
 
-@pytest.mark.parametrize("name", sorted(RIVALS))
+@pytest.mark.parametrize("name", sorted(BASELINES))
 @pytest.mark.parametrize(("size", "count", "asked"), [(1, 3, 0), (8, 3, 0), (8, 8, 2), (5, 9, 1)])
 def test_a_rule_takes_distinct_rows_and_as_many_as_it_may(
     name: str, size: int, count: int, asked: int
 ) -> None:
-    rows = RIVALS[name](0)(window(size, count, asked))
+    rows = BASELINES[name](0)(window(size, count, asked))
     assert len(rows) == len(set(rows)) == min(size, count) and all(0 <= row < size for row in rows)
 
 
@@ -95,15 +96,15 @@ def test_chance_is_what_random_questions_in_the_same_windows_would_find() -> Non
 
 
 def test_three_tenths_of_a_stream_are_of_new_classes() -> None:
-    before, stream = with_new_classes(load_material(SAMPLE), "clean", 160, 0)
+    before, stream = with_new_classes(load_dataset(SAMPLE), "clean", 160, 0)
     assert (stream.y >= len(KNOWN)).sum() == 48 and len(before) >= 160
-    again, same = with_new_classes(load_material(SAMPLE), "clean", 160, 0)
+    again, same = with_new_classes(load_dataset(SAMPLE), "clean", 160, 0)
     np.testing.assert_array_equal(stream.x, same.x)
     np.testing.assert_array_equal(before, again)
 
 
 def test_only_the_number_of_questions_differs_in_the_bundle_for_sixty() -> None:
-    bundle = load_material(SAMPLE).bundle
+    bundle = load_dataset(SAMPLE).bundle
     more = allowing(bundle, 60)
     assert (
         more.manifest.policy.ask.per_condition == 60
@@ -118,7 +119,7 @@ def test_pictures_are_drawn_into_the_folder(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need the bench extra")
     from edgeadapt_bench.labels import questions
 
-    found = questions._Streams(frozen=[0.5], oracle=[0.9])
+    found = questions.Passes(frozen=[0.5], oracle=[0.9])
     for arm in ("ours", "random", "none"):
         found.add(
             arm,
@@ -129,7 +130,7 @@ def test_pictures_are_drawn_into_the_folder(tmp_path: Path) -> None:
                 right=np.array([True, False, True]),
             ),
         )
-    questions._draw(found, tmp_path)
+    questions.draw_bars(found, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "questions_precision.png",
         "questions_recovery.png",

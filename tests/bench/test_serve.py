@@ -7,26 +7,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeadapt_bench.harness._serve_turns import Turns
-from edgeadapt_bench.serving import _serve_bare, serve
+from edgeadapt_bench.serving import _serve_bare, serve_rows
 from edgeadapt_bench.serving._serve_daemon import LABEL_EVERY
-from edgeadapt_bench.serving.serve import Match, match, memory_rows, rows_of
-from edgeadapt_bench.serving.serve_film import CONDITIONS, LEG, Film
-from edgeadapt_bench.serving.serve_subject import Subject, shipped
+from edgeadapt_bench.serving.frame_sequence import CONDITIONS, LEG, FrameSequence
+from edgeadapt_bench.serving.model_files import ModelFiles, shipped
+from edgeadapt_bench.serving.player import Player
+from edgeadapt_bench.serving.serve import match
+from edgeadapt_bench.serving.serve_rows import Match, memory_rows, rows_of
 
 from edgeadapt.demo.sample import KNOWN
 from edgeadapt.errors import RuntimeUnavailable
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return shipped(tmp_path_factory.mktemp("subject"))
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelFiles:
+    return shipped(tmp_path_factory.mktemp("model"))
 
 
 def test_both_play_the_same_frames_and_the_daemon_adapts_and_learns_meanwhile(
-    subject: Subject,
+    model: ModelFiles,
 ) -> None:
-    found = match(subject, 2, LEG, 8, p99_ratio=1000.0)  # a busy machine pauses no learning here
+    found = match(model, 2, LEG, 8, p99_ratio=1000.0)  # a busy machine pauses no learning here
     assert [len(said["answers"]) for said in (*found.bare, *found.daemon)] == [LEG] * 4 and len(
         found.camera_daemon[0]["answers"]
     ) == 8
@@ -71,35 +72,37 @@ def test_both_play_the_same_frames_and_the_daemon_adapts_and_learns_meanwhile(
     assert rows["lost"].value == 0 and rows["labels"].value > 0 and rows["loop_cpu_ms"].value > 0
 
 
-def test_what_the_bare_loop_says_is_what_the_head_of_the_bundle_says(subject: Subject) -> None:
-    with Turns(
-        _serve_bare.__name__, encoder=str(subject.encoder), film=str(subject.film), on_one_core=True
+def test_what_the_bare_loop_says_is_what_the_head_of_the_bundle_says(model: ModelFiles) -> None:
+    with Player(
+        _serve_bare.__name__, encoder=str(model.encoder), frames=str(model.frames), on_one_core=True
     ) as bare:
         bare.play(LEG)
         said = bare.play(LEG, 20_000.0)
         bare.end()
-    film = Film.of(str(subject.film))
+    sequence = FrameSequence.of(str(model.frames))
     assert (
         said["shifted"] == LEG
         and 1.0 / len(KNOWN) < said["right"] / LEG < 0.9
-        and film.weight.shape[1] == len(film.bias) == len(KNOWN)
+        and sequence.weight.shape[1] == len(sequence.bias) == len(KNOWN)
     )
 
 
-def test_the_film_changes_its_condition_leg_by_leg_and_hands_over_copies(subject: Subject) -> None:
-    film = Film.of(str(subject.film))
-    count = len(film.y)
-    assert len(film.x) == 1 + len(CONDITIONS) and [
-        film.is_shifted(LEG * leg) for leg in range(4)
+def test_the_sequence_changes_its_condition_leg_by_leg_and_hands_over_copies(
+    model: ModelFiles,
+) -> None:
+    sequence = FrameSequence.of(str(model.frames))
+    count = len(sequence.y)
+    assert len(sequence.x) == 1 + len(CONDITIONS) and [
+        sequence.is_shifted(LEG * leg) for leg in range(4)
     ] == [False, True, False, True]
     for leg, kind in ((0, 0), (1, 1), (2, 0), (3, 2), (5, 3), (7, 1)):
-        assert (film.frame(LEG * leg) == film.x[kind, LEG * leg % count]).all(), leg
-    frame = film.frame(3)
+        assert (sequence.frame(LEG * leg) == sequence.x[kind, LEG * leg % count]).all(), leg
+    frame = sequence.frame(3)
     frame[:] = 0
     assert (
-        film.frame(3).any()
-        and film.label(3) == film.names[film.y[3]]
-        and {film.label(n) for n in range(count)} == set(KNOWN)
+        sequence.frame(3).any()
+        and sequence.label(3) == sequence.names[sequence.y[3]]
+        and {sequence.label(n) for n in range(count)} == set(KNOWN)
     )
 
 
@@ -184,7 +187,12 @@ def test_memory_counts_from_the_end_of_the_warm_up() -> None:
     filling = [100.0 + n for n in range(10)]
     flat, leaking = [*filling, *[110.0] * 20], [*filling, *[110.0 + 2.0 * n for n in range(20)]]
     row = memory_rows("x", flat, 3000, told(), with_targets=True)[0]
-    assert (row.value, row.baseline, row.target, row.holds) == (0.0, 110.0, serve.GROWTH_MIB, True)
+    assert (row.value, row.baseline, row.target, row.holds) == (
+        0.0,
+        110.0,
+        serve_rows.GROWTH_MIB,
+        True,
+    )
     row, slope = memory_rows("x", leaking, 3000, told(), with_targets=True)[:2]
     assert (
         row.value == pytest.approx(32.0)
@@ -195,9 +203,9 @@ def test_memory_counts_from_the_end_of_the_warm_up() -> None:
 
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(RuntimeUnavailable, match=r"a measuring process failed: .*missing"):
-        Turns(
+        Player(
             _serve_bare.__name__,
             encoder=str(tmp_path / "missing.onnx"),
-            film=str(tmp_path / "missing.npz"),
+            frames=str(tmp_path / "missing.npz"),
             on_one_core=False,
         )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from edgeadapt_bench import suites
+from edgeadapt_bench.datasets.cache import cache_folder
 from edgeadapt_bench.harness.measure import Row
 from edgeadapt_bench.shift import shift
 from edgeadapt_bench.shift.shift_baselines import (
@@ -22,8 +23,8 @@ from edgeadapt_bench.shift.shift_baselines import (
     images,
     makers,
 )
+from edgeadapt_bench.shift.shift_dataset import ShiftDataset, acting, ours
 from edgeadapt_bench.shift.shift_feature_baselines import FeatureMoments, Lame, T3a
-from edgeadapt_bench.shift.shift_material import ShiftMaterial, acting, cache_folder, ours
 from edgeadapt_bench.shift.shift_members import hebbian_rows, member_rows
 from edgeadapt_bench.shift.shift_picture import draw
 from edgeadapt_bench.shift.shift_rate import at_rate
@@ -39,28 +40,28 @@ def quiet(line: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def material() -> ShiftMaterial:
+def dataset() -> ShiftDataset:
     return ours(None, quiet, quick=True)
 
 
 @pytest.fixture(scope="module")
-def shown(material: ShiftMaterial) -> Shown:
-    return Shown(material.test, 256, 0)
+def shown(dataset: ShiftDataset) -> Shown:
+    return Shown(dataset.test, 256, 0)
 
 
 # -- material and streams --------------------------------------------------------------------------
-def test_the_encoder_of_the_shipped_bundle_is_put_together_again(material: ShiftMaterial) -> None:
-    x = material.test.x[:32]
+def test_the_encoder_of_the_shipped_bundle_is_put_together_again(dataset: ShiftDataset) -> None:
+    x = dataset.test.x[:32]
     with torch.no_grad():
-        z = material.encoder(images(x)).numpy()
-    assert np.abs(z - material.program.encode(x)[0]).max() < 1e-4
-    with_network = material.head.logits(z).argmax(axis=1)
-    assert (with_network == material.test.y[:32]).mean() > 0.85 and material.head.bias.size == 6
+        z = dataset.encoder(images(x)).numpy()
+    assert np.abs(z - dataset.program.encode(x)[0]).max() < 1e-4
+    with_network = dataset.head.logits(z).argmax(axis=1)
+    assert (with_network == dataset.test.y[:32]).mean() > 0.85 and dataset.head.bias.size == 6
 
 
-def test_tuning_images_are_no_test_images(material: ShiftMaterial) -> None:
-    test = {row.tobytes() for row in material.test.x}
-    assert not test & {row.tobytes() for row in material.tuning.x}
+def test_tuning_images_are_no_test_images(dataset: ShiftDataset) -> None:
+    test = {row.tobytes() for row in dataset.test.x}
+    assert not test & {row.tobytes() for row in dataset.tuning.x}
 
 
 def test_every_order_of_a_condition_has_the_same_images(shown: Shown) -> None:
@@ -97,13 +98,13 @@ def test_the_stress_list_has_what_its_kinds_say(shown: Shown) -> None:
 
 
 # -- published methods -----------------------------------------------------------------------------
-def test_batch_statistics_are_those_of_the_batch(material: ShiftMaterial, shown: Shown) -> None:
+def test_batch_statistics_are_those_of_the_batch(dataset: ShiftDataset, shown: Shown) -> None:
     """An offset and a gain on all pixels changes nothing: normalisation takes it away."""
     x = shown.under("clean", 0)[:BATCH]
-    contender = BatchStatistics(material.basis)
+    method = BatchStatistics(dataset.basis)
     with torch.no_grad():
-        plain, moved = contender.network(images(x)), contender.network(images(x) * 0.5 + 30.0)
-    padded = contender.read(x)
+        plain, moved = method.network(images(x)), method.network(images(x) * 0.5 + 30.0)
+    padded = method.read(x)
     assert (plain.argmax(1) == moved.argmax(1)).float().mean() > 0.9 and (
         padded == plain.argmax(1).numpy()
     ).all()
@@ -111,125 +112,122 @@ def test_batch_statistics_are_those_of_the_batch(material: ShiftMaterial, shown:
 
 @pytest.mark.parametrize("make", [Tent, Eata, Sar])
 def test_a_step_lowers_the_entropy_it_steps_on(
-    make: type[Tent | Eata | Sar], material: ShiftMaterial, shown: Shown
+    make: type[Tent | Eata | Sar], dataset: ShiftDataset, shown: Shown
 ) -> None:
     x = shown.under("brightness", 3)[:BATCH]
-    contender = make(material.basis, 0.01, reset=0.0) if make is Sar else make(material.basis, 0.01)
+    method = make(dataset.basis, 0.01, reset=0.0) if make is Sar else make(dataset.basis, 0.01)
 
     def uncertainty() -> float:
         with torch.no_grad():
-            return float(entropy(contender.network(images(x))).mean())
+            return float(entropy(method.network(images(x))).mean())
 
     before = uncertainty()
-    first = contender.read(x)
+    first = method.read(x)
     # it answers from before its step
-    assert (contender.predict(x, np.zeros((0, 0), np.float32)) == first).all()
-    contender.predict(x, np.zeros((0, 0), np.float32))
-    assert contender.steps == 2 and uncertainty() < before
+    assert (method.predict(x, np.zeros((0, 0), np.float32)) == first).all()
+    method.predict(x, np.zeros((0, 0), np.float32))
+    assert method.steps == 2 and uncertainty() < before
 
 
 def test_sar_leaves_the_last_stage_alone_and_starts_over_when_all_is_certain(
-    material: ShiftMaterial, shown: Shown
+    dataset: ShiftDataset, shown: Shown
 ) -> None:
     x, none = shown.under("clean", 0)[:BATCH], np.zeros((0, 0), np.float32)
-    contender = Sar(material.basis, 0.5, reset=0.0)
-    start = {name: p.detach().clone() for name, p in contender.network.named_parameters()}
+    method = Sar(dataset.basis, 0.5, reset=0.0)
+    start = {name: p.detach().clone() for name, p in method.network.named_parameters()}
 
     def moved() -> set[str]:
         return {
-            name
-            for name, p in contender.network.named_parameters()
-            if not torch.equal(p, start[name])
+            name for name, p in method.network.named_parameters() if not torch.equal(p, start[name])
         }
 
-    contender.predict(x, none)
+    method.predict(x, none)
     # the stem and two of three blocks
     assert len(moved()) == 2 * 7 and not any("block3" in name for name in moved())
-    contender.reset = math.inf
-    contender.predict(x, none)
-    assert contender.level is None and not moved()
+    method.reset = math.inf
+    method.predict(x, none)
+    assert method.level is None and not moved()
 
 
-def test_eata_takes_no_step_on_what_it_is_unsure_of(material: ShiftMaterial) -> None:
-    contender = Eata(material.basis)
-    contender.margin = 0.0
-    contender.predict(material.tuning.x[:BATCH], np.zeros((0, 0), np.float32))
-    assert contender.steps == 0 and contender.mean is None
+def test_eata_takes_no_step_on_what_it_is_unsure_of(dataset: ShiftDataset) -> None:
+    method = Eata(dataset.basis)
+    method.margin = 0.0
+    method.predict(dataset.tuning.x[:BATCH], np.zeros((0, 0), np.float32))
+    assert method.steps == 0 and method.mean is None
     assert (
-        all(bool((f >= 0).all()) for f in contender.fisher)
-        and sum(float(f.sum()) for f in contender.fisher) > 0
+        all(bool((f >= 0).all()) for f in method.fisher)
+        and sum(float(f.sum()) for f in method.fisher) > 0
     )
 
 
-def test_lame_gives_neighbours_the_same_answer(material: ShiftMaterial) -> None:
+def test_lame_gives_neighbours_the_same_answer(dataset: ShiftDataset) -> None:
     """Twelve features near one class mean, one of them pushed over the border: its neighbours pull
     it back.
     """
-    z, rng = material.basis.tuning_z, np.random.default_rng(0)
-    weight = material.head.weight
-    centre = z[material.tuning.y == 1].mean(axis=0)
+    z, rng = dataset.basis.tuning_z, np.random.default_rng(0)
+    weight = dataset.head.weight
+    centre = z[dataset.tuning.y == 1].mean(axis=0)
     batch = np.repeat(centre[None], 12, axis=0) + rng.normal(0, 1e-3, (12, z.shape[1])).astype(
         np.float32
     )
     direction = weight[:, 3] - weight[:, 1]
-    gap = material.head.logits(batch[:1])[0]
+    gap = dataset.head.logits(batch[:1])[0]
     batch[0] += (
-        (gap[1] - gap[3] + 0.1) / (direction @ direction * material.head.sharpness) * direction
+        (gap[1] - gap[3] + 0.1) / (direction @ direction * dataset.head.sharpness) * direction
     )
     assert (
-        material.head.logits(batch[:1]).argmax() != 1
-        and Lame(material.basis).predict(np.zeros(0), batch)[0] == 1
+        dataset.head.logits(batch[:1]).argmax() != 1
+        and Lame(dataset.basis).predict(np.zeros(0), batch)[0] == 1
     )
     # alone it changes nothing
     assert (
-        Lame(material.basis).predict(np.zeros(0), z[:1])
-        == material.head.logits(z[:1]).argmax(axis=1)
+        Lame(dataset.basis).predict(np.zeros(0), z[:1]) == dataset.head.logits(z[:1]).argmax(axis=1)
     ).all()
 
 
-def test_feature_moments_undo_a_shift_and_prototypes_are_bounded(material: ShiftMaterial) -> None:
+def test_feature_moments_undo_a_shift_and_prototypes_are_bounded(dataset: ShiftDataset) -> None:
     """All features pushed towards one class: the frozen head sees nothing else until the mean has
     followed.
     """
     # the shipped images are in order of class
-    rows = np.random.default_rng(0).permutation(len(material.tuning))[:640]
-    z, y = material.basis.tuning_z[rows], material.tuning.y[rows]
-    weight, logits = material.head.weight, material.head.logits(z)
+    rows = np.random.default_rng(0).permutation(len(dataset.tuning))[:640]
+    z, y = dataset.basis.tuning_z[rows], dataset.tuning.y[rows]
+    weight, logits = dataset.head.weight, dataset.head.logits(z)
     push = weight[:, 0] - weight[:, 1:].mean(axis=1)
-    moved = z + 2.0 * float(np.ptp(logits)) / (material.head.sharpness * float(push @ push)) * push
-    assert (material.head.logits(moved).argmax(axis=1) == 0).mean() > 0.9
-    contender = FeatureMoments(material.basis, 0.1, is_scaled=False)
+    moved = z + 2.0 * float(np.ptp(logits)) / (dataset.head.sharpness * float(push @ push)) * push
+    assert (dataset.head.logits(moved).argmax(axis=1) == 0).mean() > 0.9
+    method = FeatureMoments(dataset.basis, 0.1, is_scaled=False)
     marks = [
-        contender.predict(np.zeros(0), moved[i : i + 64]) == y[i : i + 64]
+        method.predict(np.zeros(0), moved[i : i + 64]) == y[i : i + 64]
         for _ in range(8)
         for i in range(0, 640, 64)
     ]
     assert np.mean(marks[-10:]) > 0.85 > 0.5 > np.mean(marks[0])
-    bank = T3a(material.basis)
+    bank = T3a(dataset.basis)
     bank.predict(np.zeros(0), moved)
     assert bank.z.shape[0] <= 6 * 100 and np.bincount(bank.slots, minlength=6).max() <= 100
 
 
 def test_a_chosen_rate_that_is_the_published_one_makes_no_second_contender(
-    material: ShiftMaterial,
+    dataset: ShiftDataset,
 ) -> None:
-    names = list(makers(material.basis, {"TENT": 1e-3, "SAR": 2.5e-2}))
+    names = list(makers(dataset.basis, {"TENT": 1e-3, "SAR": 2.5e-2}))
     assert "TENT, rate chosen" not in names and "SAR, rate chosen" in names and len(names) == 9
 
 
 # -- the learner, rates, rows ----------------------------------------------------------------------
 def test_the_learner_adapts_without_a_label_and_a_bundle_can_be_made_to_act(
-    material: ShiftMaterial, shown: Shown
+    dataset: ShiftDataset, shown: Shown
 ) -> None:
-    acts = acting(material.bundle)
+    acts = acting(dataset.bundle)
     assert (
         acts.manifest.policy.adapt.mode == "act"
         and acts.path.parent == cache_folder()
-        and acts.sha256 != material.bundle.sha256
+        and acts.sha256 != dataset.bundle.sha256
     )
     stream = shown.stream("shuffled", "brightness", 3)
     right, refreshes = learn(acts, stream)
-    frozen = material.head.logits(material.program.encode(stream.x)[0]).argmax(axis=1) == stream.y
+    frozen = dataset.head.logits(dataset.program.encode(stream.x)[0]).argmax(axis=1) == stream.y
     assert refreshes > 0 and right.mean() > frozen.mean() + 0.2
 
 
@@ -340,7 +338,7 @@ def test_the_suite_runs_on_what_ships(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_members_stand_beside_each_other_and_one_that_cannot_says_why(
-    material: ShiftMaterial, monkeypatch: pytest.MonkeyPatch
+    dataset: ShiftDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         "edgeadapt.host.methods.adaptations.NAMES",
@@ -348,8 +346,7 @@ def test_members_stand_beside_each_other_and_one_that_cannot_says_why(
     )
     said: list[str] = []
     rows = {
-        row.name: row
-        for row in member_rows(material, (0,), 256, ("brightness",), (3,), said.append)
+        row.name: row for row in member_rows(dataset, (0,), 256, ("brightness",), (3,), said.append)
     }
     assert (
         rows["accuracy/no_such_method"].value is None

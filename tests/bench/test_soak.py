@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgeadapt_bench.datasets.vectors import Crowd
-from edgeadapt_bench.harness.child import in_child
-from edgeadapt_bench.operations import large_state, soak
+from edgeadapt_bench.harness.process import in_child
+from edgeadapt_bench.operations import large_state, soak, soak_streams
 from edgeadapt_bench.suites import SUITES, run
 
 from edgeadapt.bundle import read_bundle
@@ -35,7 +35,7 @@ def test_a_crowd_looks_like_the_classes_of_the_bundle_and_draws_the_same_again()
 
 
 def test_a_stream_is_lived_through_with_labels_and_new_classes() -> None:
-    found = soak.soak_vectors(str(bundle_path()), observations=1_600, classes=8)
+    found = soak_streams.soak_vectors(str(bundle_path()), observations=1_600, classes=8)
     rows = {row.name: row for row in soak.stream_rows("vectors", found, with_targets=False)}
     assert found["observed"][-1] == 1_600 and len(found["observe_ms"]) == 25
     assert rows["labels/vectors/1600"].value >= 3 * 16 and rows["classes/vectors/1600"].value == 8

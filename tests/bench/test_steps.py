@@ -15,9 +15,10 @@ pytest.importorskip("torch")
 import torch
 from edgeadapt_bench import suites
 from edgeadapt_bench.harness._install_size import installed_bytes
-from edgeadapt_bench.harness._step_race import Entrant, distance, race
 from edgeadapt_bench.harness.measure import Row, absent, at_least
-from edgeadapt_bench.steps import _step_material as material
+from edgeadapt_bench.harness.step_race import Effort, Entrant, race
+from edgeadapt_bench.harness.step_reference import distance
+from edgeadapt_bench.steps import _step_inputs as step_inputs
 from edgeadapt_bench.steps import steps
 from edgeadapt_bench.steps._step_entrants import ours
 from edgeadapt_bench.steps._step_passes import markdown
@@ -28,7 +29,7 @@ from edgeadapt.host.compile.rewrite import PASSES, without_passes
 
 WRONG = """
 import sys
-from edgeadapt_bench.steps._step_worker_ours import Ours, serve
+from edgeadapt_bench.steps._step_worker_ours import Ours, serve, steps_of
 
 class Wrong(Ours):
     def step(self, index):
@@ -44,11 +45,11 @@ class Wrong(Ours):
         was = self.start
         return {name: was[name] + factor * (value - was[name]) for name, value in now.items()}
 
-serve(Wrong)
+serve(steps_of(Wrong))
 """
 DYING = """
 import os
-from edgeadapt_bench.steps._step_worker_ours import Ours, serve
+from edgeadapt_bench.steps._step_worker_ours import Ours, serve, steps_of
 
 class Dying(Ours):
     taken = 0
@@ -58,7 +59,7 @@ class Dying(Ours):
             os._exit(9)
         return super().step(index)
 
-serve(Dying)
+serve(steps_of(Dying))
 """
 SILENT = """
 import sys
@@ -68,8 +69,8 @@ sys.exit(3)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> material.Prepared:
-    return material.adaptor(tmp_path_factory.mktemp("adaptor"), 4)
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> step_inputs.Prepared:
+    return step_inputs.adaptor(tmp_path_factory.mktemp("adaptor"), 4)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def check_rows(quick: dict[str, Row], batch: int) -> None:
     assert speedup.target == steps.SPEEDUP[batch] and speedup.holds is (
         speedup.value >= speedup.target
     )
-    assert 0 < quick[f"adaptor_step_distance/b{batch}"].value < material.ADAPTOR_TOLERANCE
+    assert 0 < quick[f"adaptor_step_distance/b{batch}"].value < step_inputs.ADAPTOR_TOLERANCE
     assert (
         20
         < quick[f"rss_mib/adaptor/edgeadapt/b{batch}"].value
@@ -161,17 +162,12 @@ def test_the_rest_of_the_cost_is_reported(quick: dict[str, Row]) -> None:
 
 @pytest.mark.parametrize("fault", ["forgets its velocity", "goes too far"])
 def test_a_system_that_takes_another_step_is_refused_and_not_timed(
-    prepared: material.Prepared, tmp_path: Path, fault: str
+    prepared: step_inputs.Prepared, tmp_path: Path, fault: str
 ) -> None:
     wrong = Entrant("wrong", (sys.executable, script(tmp_path, WRONG), fault), named=prepared.named)
     told: list[str] = []
     results, missing = race(
-        [wrong, ours(prepared)],
-        prepared.folder,
-        prepared.reference,
-        rounds=1,
-        block=8,
-        say=told.append,
+        [wrong, ours(prepared)], prepared.folder, prepared.reference, Effort(1, 8), told.append
     )
     assert list(results) == ["edgeadapt"] and len(results["edgeadapt"].medians) == 1
     assert (
@@ -182,52 +178,35 @@ def test_a_system_that_takes_another_step_is_refused_and_not_timed(
 
 
 def test_without_a_needed_system_there_is_no_report(
-    prepared: material.Prepared, tmp_path: Path
+    prepared: step_inputs.Prepared, tmp_path: Path
 ) -> None:
     wrong = Entrant(
         "edgeadapt", (sys.executable, script(tmp_path, WRONG), "goes too far"), named=prepared.named
     )
     with pytest.raises(InputError, match="edgeadapt is not timed"):
-        race(
-            [wrong],
-            prepared.folder,
-            prepared.reference,
-            rounds=1,
-            block=8,
-            say=print,
-            needed=["edgeadapt"],
-        )
+        race([wrong], prepared.folder, prepared.reference, Effort(1, 8), print, ["edgeadapt"])
 
 
-def test_a_system_that_cannot_start_says_why(prepared: material.Prepared, tmp_path: Path) -> None:
+def test_a_system_that_cannot_start_says_why(
+    prepared: step_inputs.Prepared, tmp_path: Path
+) -> None:
     dead = Entrant("dead", (sys.executable, script(tmp_path, SILENT)))
-    _, missing = race(
-        [dead], prepared.folder, prepared.reference, rounds=1, block=8, say=lambda line: None
-    )
+    _, missing = race([dead], prepared.folder, prepared.reference, Effort(1, 8), lambda line: None)
     assert missing == {"dead": "dead: ended with 3: no such library"}
     with pytest.raises(RuntimeUnavailable, match="no such library"):
-        race(
-            [dead],
-            prepared.folder,
-            prepared.reference,
-            rounds=1,
-            block=8,
-            say=print,
-            needed=["dead"],
-        )
+        race([dead], prepared.folder, prepared.reference, Effort(1, 8), print, ["dead"])
 
 
 def test_a_system_that_dies_while_it_is_timed_is_left_out_and_the_others_go_on(
-    prepared: material.Prepared, tmp_path: Path
+    prepared: step_inputs.Prepared, tmp_path: Path
 ) -> None:
     dying = Entrant("dying", (sys.executable, script(tmp_path, DYING)), named=prepared.named)
     results, missing = race(
         [dying, ours(prepared)],
         prepared.folder,
         prepared.reference,
-        rounds=3,
-        block=8,
-        say=lambda line: None,
+        Effort(3, 8),
+        lambda line: None,
     )
     assert (
         missing == {"dying": "dying: ended with 9: no message"}
@@ -263,7 +242,7 @@ def test_a_step_that_the_compiler_refuses_misses_its_bar_and_an_absent_network_h
         def refuse(folder: Path, batch: int, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr(material, "entropy", refuse)
+        monkeypatch.setattr(step_inputs, "entropy", refuse)
         rows = {row.name: row for row in steps.entropy_rows(tmp_path, lambda line: None)}
         assert (
             len(rows) == 4

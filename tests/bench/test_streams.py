@@ -1,4 +1,6 @@
-"""Streams: how a run is judged, what the rivals do, and that heads by sums are heads by samples."""
+"""Streams: how a run is judged, what the baselines do, and that heads by sums are heads by
+samples.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeadapt_bench.baselines.stream_plan import by_class, by_group, by_unit, judge, run_plan
-from edgeadapt_bench.baselines.stream_rivals import (
+from edgeadapt_bench.baselines.stream_baselines import (
     Buffer,
     NeighbourBank,
     SoftmaxLayer,
@@ -17,6 +18,7 @@ from edgeadapt_bench.baselines.stream_rivals import (
     layer_bytes,
     row_bytes,
 )
+from edgeadapt_bench.baselines.stream_plan import by_class, by_group, by_unit, judge, run_plan
 from edgeadapt_bench.datasets.pool import Pool
 from edgeadapt_bench.datasets.pools import quick_pool
 from edgeadapt_bench.datasets.small_pools import drawn_pool

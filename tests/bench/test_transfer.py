@@ -1,4 +1,4 @@
-"""bench transfer: contenders against plain computations, splits and twins that leak nothing."""
+"""bench transfer: baselines against plain computations, splits and twins that leak nothing."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from edgeadapt_bench.transfer.choice import Labelled, Space, choose, folds, scor
 from edgeadapt_bench.transfer.judgement import rows_of, tables, upper_bound
 from edgeadapt_bench.transfer.learner import Watched
 from edgeadapt_bench.transfer.small import small
-from edgeadapt_bench.transfer.streaming import installed
+from edgeadapt_bench.transfer.stream_learners import installed
 from edgeadapt_bench.transfer.tasks import Measured, labelled_rows
 from edgeadapt_bench.transfer.transfers import Part, Transfer, capped, held
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
 
 sklearn = pytest.importorskip("sklearn")
-from edgeadapt_bench.transfer import contenders  # noqa: E402
+from edgeadapt_bench.transfer import refit_baselines as baselines  # noqa: E402
 
 
 def _rows(
@@ -57,7 +57,7 @@ def test_logistic_regression_in_the_spanned_space_answers_as_on_all_columns() ->
     z, y = _rows(count=40, dim=200)
     other, _ = _rows(count=300, dim=200, seed=1)
     space = Space(z, is_standardised=True)
-    ((answers,),) = contenders.logistic(space.rows, y, np.ones(40), [space.of(other)], [30.0])
+    ((answers,),) = baselines.logistic(space.rows, y, np.ones(40), [space.of(other)], [30.0])
     scale = z.std(axis=0, dtype=np.float64)
     plain = (z - z.mean(axis=0, dtype=np.float64)) / scale
     length = np.sqrt((plain**2).sum(axis=1).mean())
@@ -73,7 +73,7 @@ def test_lda_is_that_of_scikit_learn(shrinkage: float) -> None:
     z, y = _rows()
     other, _ = _rows(count=500, seed=1)
     z, other = z.astype(np.float64), other.astype(np.float64)
-    ((answers,),) = contenders.lda(z, y, np.ones(len(y)), [other], [shrinkage])
+    ((answers,),) = baselines.lda(z, y, np.ones(len(y)), [other], [shrinkage])
     plain = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(
         z.astype(np.float64), y
     )
@@ -84,8 +84,8 @@ def test_neighbours_and_means_are_those_of_a_loop() -> None:
     z, y = _rows(count=30)
     other, _ = _rows(count=50, seed=1)
     means = np.stack([z[y == k].mean(axis=0) for k in range(3)])
-    ((nearest,),) = contenders.nearest_mean(z, y, np.ones(30), [other], [0.0])
-    ((single,),) = contenders.neighbours(z, y, np.ones(30), [other], [1.0])
+    ((nearest,),) = baselines.nearest_mean(z, y, np.ones(30), [other], [0.0])
+    ((single,),) = baselines.neighbours(z, y, np.ones(30), [other], [1.0])
     for row, by_mean, by_one in zip(other, nearest, single, strict=True):
         assert by_mean == np.linalg.norm(means - row, axis=1).argmin()
         assert by_one == y[(z @ row / np.linalg.norm(z, axis=1)).argmax()]
@@ -98,9 +98,9 @@ def test_a_weight_of_two_counts_as_the_row_twice() -> None:
     weight = np.where(np.arange(60) < 20, 2.0, 1.0)
     twice = np.concatenate([np.arange(60), np.arange(20)])
     for method, setting in (
-        (contenders.lda, 0.2),
-        (contenders.nearest_mean, 0.0),
-        (contenders.logistic, 1.0),
+        (baselines.lda, 0.2),
+        (baselines.nearest_mean, 0.0),
+        (baselines.logistic, 1.0),
     ):
         ((weighted,),) = method(z, y, weight, [other], [setting])
         ((repeated,),) = method(z[twice], y[twice], np.ones(80), [other], [setting])
@@ -111,19 +111,19 @@ def test_a_choice_never_depends_on_what_is_judged() -> None:
     z, y = _rows()
     rows = Labelled(z, y, np.arange(len(y)), np.arange(len(y)) >= 60)
     here, there = (_rows(count=40, seed=seed)[0] for seed in (1, 2))
-    one = choose(contenders.lda, rows, [here], contenders.SHRINKAGES)
-    two = choose(contenders.lda, rows, [there, here], contenders.SHRINKAGES)
+    one = choose(baselines.lda, rows, [here], baselines.SHRINKAGES)
+    two = choose(baselines.lda, rows, [there, here], baselines.SHRINKAGES)
     assert (one.score, one.setting) == (two.score, two.setting)
     assert np.array_equal(one.answers[0], two.answers[1])
 
 
 def test_the_best_of_is_chosen_by_the_rows_learned_from() -> None:
     z, y = _rows()
-    field = contenders.contend(Labelled(z, y, np.arange(len(y)), np.arange(len(y)) >= 60), [z])
-    scores = {name: field.chosen[name].score for name in contenders.CONTENDERS}
+    field = baselines.contend(Labelled(z, y, np.arange(len(y)), np.arange(len(y)) >= 60), [z])
+    scores = {name: field.chosen[name].score for name in baselines.CONTENDERS}
     assert field.chosen["best_of"].score == max(scores.values())
-    assert field.chosen["refit"].score == max(scores[name] for name in contenders.REFIT)
-    assert field.chosen["linear"].score == max(scores[name] for name in contenders.LINEAR)
+    assert field.chosen["refit"].score == max(scores[name] for name in baselines.REFIT)
+    assert field.chosen["linear"].score == max(scores[name] for name in baselines.LINEAR)
 
 
 def test_the_factory_weighs_25_a_class_beside_labels_of_one() -> None:
@@ -289,7 +289,7 @@ def test_data_that_are_not_here_are_skipped_with_the_reason(
 def test_a_drawn_transfer_loses_accuracy_in_its_field() -> None:
     pool = drawn_pool("emoji", 6, 4, 48, 2)
     transfer = next(iter(small(0, False, lambda line: None)))
-    fitted = contenders.contend(
+    fitted = baselines.contend(
         labelled_rows(transfer.factory, transfer.stream.rows(np.arange(0))),
         [transfer.test.z, transfer.clean.z],
     )

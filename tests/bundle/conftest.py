@@ -6,7 +6,7 @@ import pytest
 import tiny_bundle as tiny
 
 from edgeadapt.bundle import write_bundle
-from edgeadapt.bundle.signing import generate_key
+from edgeadapt.bundle.signature import generate_key
 
 
 @pytest.fixture(scope="session")

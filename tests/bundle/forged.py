@@ -26,7 +26,7 @@ from edgeadapt.bundle.schema import (
     TensorSpec,
     space_of,
 )
-from edgeadapt.bundle.signing import encode_signature, sign
+from edgeadapt.bundle.signature import encode_signature, sign
 
 ENCODE, MANIFEST, SIGNATURE = "graphs/encode.onnx", "manifest.json", "manifest.sig"
 PIXELS = 20

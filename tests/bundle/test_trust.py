@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tiny_bundle as tiny
 from forged import ENCODE, MANIFEST, SIGNATURE, forge
+from golden_files import GOLDEN
 
 from edgeadapt.bundle import (
     FACTORY,
@@ -33,10 +34,10 @@ from edgeadapt.bundle import (
 from edgeadapt.bundle._container import pack
 from edgeadapt.bundle._space import TensorHashes
 from edgeadapt.bundle.codec import decode_manifest, encode_manifest
-from edgeadapt.bundle.signing import encode_signature, generate_key, key_id, sign
+from edgeadapt.bundle.signature import encode_signature, generate_key, key_id, sign
 from edgeadapt.errors import BundleError
 
-GOLDEN = Path(__file__).parents[1] / "device" / "golden" / "vectors.edge"
+VECTORS = GOLDEN / "vectors.edge"
 
 
 @pytest.fixture(scope="module")
@@ -289,8 +290,8 @@ def test_a_swapped_encoder_is_not_written_either(tmp_path: Path) -> None:
 
 
 def test_a_bundle_from_before_there_were_versions_opens_as_version_1() -> None:
-    assert b'"version"' not in tiny.members_of(GOLDEN.read_bytes())[MANIFEST]
-    bundle = read_bundle(GOLDEN)
+    assert b'"version"' not in tiny.members_of(VECTORS.read_bytes())[MANIFEST]
+    bundle = read_bundle(VECTORS)
     assert bundle.manifest.version == 1 and not any(
         spec.receipt for spec in bundle.manifest.tensors
     )

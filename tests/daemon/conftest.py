@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from edgeadapt.bundle._container import member_order, pack, read_directory, read_entry
-from edgeadapt.bundle.signing import encode_signature, sign
+from edgeadapt.bundle.signature import encode_signature, sign
 from edgeadapt.daemon.config.schema import ControlSection, Settings
 from edgeadapt.daemon.messages import Arrival, Deliver, LabelArrival
 from edgeadapt.daemon.service import Service

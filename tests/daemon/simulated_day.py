@@ -40,6 +40,7 @@ from edgeadapt.daemon.monitoring import time_series as series  # noqa: E402
 from edgeadapt.daemon.service import Service  # noqa: E402
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample  # noqa: E402
 from edgeadapt.errors import BudgetError, EdgeadaptError  # noqa: E402
+from edgeadapt.testing import inspect_state  # noqa: E402
 
 
 class Camera:
@@ -116,7 +117,7 @@ def live(folder: Path) -> dict[str, Any]:
             except EdgeadaptError as error:
                 seen["problems"].append(str(error))
         status = service.status()
-        service._running.series.sample(status)
+        service.context.series.sample(status)
         for question in service.questions(100):
             seen["asked"].setdefault(question.id, (time.time() - began) / 3600)
         if step % 20 == 19:
@@ -125,7 +126,7 @@ def live(folder: Path) -> dict[str, Any]:
                 {key: value for key, value in status.items() if key != "telemetry"}
             )
             json.dumps(status)
-    service._running.lending._learner.settle(5.0)
+    service.context.lease._learner.settle(5.0)
     seen |= {
         "past": {window: past_of(service, window) for window in ("minutes", "hours", "day")},
         "received": received,
@@ -153,8 +154,8 @@ def past_of(service: Service, window: Any) -> dict[str, Any]:
 def hour_of(
     service: Service, status: dict[str, Any], process: psutil.Process, folder: Path, received: int
 ) -> dict[str, Any]:
-    with service._running.lending.lend() as learner:
-        pending = len(learner._pending)
+    with service.context.lease.borrow() as learner:
+        pending = len(inspect_state(learner).pending)
     labels = status["labels"]
     return {
         "rss_mib": process.memory_info().rss / 2**20,

@@ -15,15 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command_line import Shell
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from shell import Shell
 
+from edgeadapt.daemon.config.certificate import Certificate
 from edgeadapt.daemon.config.loader import load_settings
 from edgeadapt.daemon.config.schema import ControlSection, Settings
-from edgeadapt.daemon.http.certificate import Certificate
 from edgeadapt.daemon.service import Service
 from edgeadapt.errors import RecipeError
 
@@ -62,8 +62,8 @@ def make(folder: Path, number: int = 1, *, days: float = 25_000) -> ControlSecti
 
 
 def place_of(service: Service) -> tuple[str, int]:
-    assert service._control is not None and service._control.url.startswith("https://127.0.0.1:")
-    return "127.0.0.1", int(service._control.url.rpartition(":")[2])
+    assert service.control is not None and service.control.url.startswith("https://127.0.0.1:")
+    return "127.0.0.1", int(service.control.url.rpartition(":")[2])
 
 
 def serial_of(service: Service) -> int:
@@ -201,7 +201,7 @@ def test_its_end_is_said_in_health_metrics_and_the_log_from_two_weeks_before(
     with caplog.at_level("WARNING"):
         service = serve(made, reread=lambda: made)
         for _ in range(3):
-            service._running.certificate.watch()
+            service.context.certificate.watch()
     warnings = [
         record.message
         for record in caplog.records

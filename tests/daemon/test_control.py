@@ -1000,7 +1000,7 @@ def test_a_call_that_hangs_is_given_up_and_probes_are_still_answered(kiosk: Kios
 def test_requests_whose_time_was_up_keep_no_body_while_they_wait_for_a_worker(
     kiosk: Kiosk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeadapt.daemon.http.server._GRACE_S", 0.05)
+    monkeypatch.setattr("edgeadapt.daemon.http.endpoints._GRACE_S", 0.05)
     stuck, body = Stuck(kiosk.learner), b"x" * 2_000_000
     control = Control(stuck, "127.0.0.1:0", max_body_mib=2.0, timeout_s=0.3)
     control.start()
@@ -1012,7 +1012,8 @@ def test_requests_whose_time_was_up_keep_no_body_while_they_wait_for_a_worker(
             said = list(
                 three.map(lambda _: ask(control.url, "POST", "/v1/predict", body, NPY), range(9))
             )
-        assert {one.status for one in said} == {503} and control._calls._waiting.qsize() == 9
+        assert {one.status for one in said} == {503}
+        assert control._endpoints.calls._waiting.qsize() == 9
         assert tracemalloc.get_traced_memory()[0] < 2 * len(body)
     finally:
         tracemalloc.stop()

@@ -90,7 +90,7 @@ def test_the_end_does_not_wait_for_a_bundle_that_is_tried(
 
     thread = threading.Thread(target=swap, daemon=True)
     thread.start()
-    until(lambda: service._running.trying is not None)
+    until(lambda: service.context.trying is not None)
     started = time.monotonic()
     assert service.stop(), "the last checkpoint was taken"
     assert time.monotonic() - started < 2.0

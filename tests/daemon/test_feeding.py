@@ -19,7 +19,7 @@ def feeder(
         came.append(what)
         return takes
 
-    return SourceThread(source, deliver, threading.Event(), **waits), came
+    return SourceThread(source, deliver, **waits), came
 
 
 def test_what_a_source_brings_arrives_and_is_counted_and_a_source_without_more_has_finished(

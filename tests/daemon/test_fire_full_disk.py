@@ -24,6 +24,7 @@ from edgeadapt.daemon.messages import Arrival, LabelArrival
 from edgeadapt.daemon.service import Service
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.errors import StorageError
+from edgeadapt.testing import inspect_state
 
 Made = Callable[..., Any]
 
@@ -66,7 +67,7 @@ def ask(service: Service, path: str, body: dict[str, Any] | None = None) -> tupl
     try:
         with urllib.request.urlopen(
             urllib.request.Request(
-                service._control.url + path, data, {"content-type": "application/json"}
+                service.control.url + path, data, {"content-type": "application/json"}
             ),
             timeout=30,
         ) as answer:
@@ -112,7 +113,9 @@ def test_on_a_full_disk_answers_go_on_and_labels_are_refused_or_kept_until_there
     written, evidence = sink.written, sum(service.status()["learner"]["evidence"].values())
 
     # so that a checkpoint has something to write
-    service._running.lending._learner._journal.set_meta({"clock": repr(time.time() - 7200.0)})
+    inspect_state(service.context.lease._learner).journal.set_meta(
+        {"clock": repr(time.time() - 7200.0)}
+    )
     ballast = fill(disk)
     is_full.append(True)
     status, said = ask(

@@ -24,6 +24,7 @@ from process import Daemon  # noqa: E402
 from edgeadapt.daemon.config.schema import LoopSection  # noqa: E402
 from edgeadapt.demo.sample import CLASSES, Sample  # noqa: E402
 from edgeadapt.device.detection.window import StreamWindow  # noqa: E402
+from edgeadapt.testing import inspect_state  # noqa: E402
 
 EXTRA = """
 [policy]
@@ -153,16 +154,16 @@ def test_streams_invented_while_learning_is_paused_take_no_more_memory_than_thos
             255 - sample.x[32 * (number % 100) : 32 * (number % 100) + 32],
             stream=f"invented-{number}",
         )
-    with service._running.lending.lend() as learner:
+    with service.context.lease.borrow() as learner:
         assert (
-            len(learner._streams.found) == 256
-            and len(learner._streams._waiting) == 64
+            len(inspect_state(learner).streams.found) == 256
+            and len(inspect_state(learner).streams._waiting) == 64
             and learner.counters()["deferred"] >= 330 - 64
         )
     gc.collect()
     assert sum(isinstance(one, StreamWindow) for one in gc.get_objects()) <= 256 + 64
     service.pause(False)
-    with service._running.lending.lend() as learner:
+    with service.context.lease.borrow() as learner:
         learner.settle(30.0)
-        assert not learner._streams._waiting
+        assert not inspect_state(learner).streams._waiting
     assert service.health()["problems"] == []

@@ -63,13 +63,10 @@ def brought(source: FolderWatch, seconds: float = 0.4, error: str = "") -> list[
 
 
 def watch(path: Path, memory: FolderMemory | None, **options: Any) -> FolderWatch:
-    return FolderWatch(
-        "inbox",
-        "door",
-        path,
-        GRAY,
-        **{"scan_s": 0.03, "taken": None if memory is None else memory.of("inbox")} | options,
-    )
+    existing = options.pop("existing", "new")
+    section = FolderSource(name="inbox", stream="door", path=path, existing=existing)
+    taken = None if memory is None else memory.of("inbox")
+    return FolderWatch(section, GRAY, **{"scan_s": 0.03, "taken": taken} | options)
 
 
 def written(state: Path, memory: FolderMemory) -> FolderMemory:
@@ -118,7 +115,7 @@ def test_what_lies_there_is_skipped_and_what_comes_or_changes_is_taken(tmp_path:
     folder = tmp_path / "in"
     for number in range(3):
         picture(folder / f"{number}.png")
-    source = watch(folder, None, is_skipping=True)
+    source = watch(folder, None, existing="skip")
     assert brought(source) == []
     os.utime(picture(folder / "1.png", 7), (1000, 1000))
     picture(folder / "3.png")
@@ -145,7 +142,8 @@ def test_marks_are_bounded_and_those_of_files_that_lie_there_stay(
 ) -> None:
     folder, taken = tmp_path / "in", Taken(most=20)
     picture(folder / "stays.png")
-    source = FolderWatch("inbox", "door", folder, GRAY, scan_s=0.02, taken=taken, most=20)
+    section = FolderSource(name="inbox", stream="door", path=folder)
+    source = FolderWatch(section, GRAY, scan_s=0.02, taken=taken, most=20)
     assert brought(source, 0.2) == ["stays.png"]
     for turn in range(4):
         for number in range(10):
@@ -272,7 +270,7 @@ def test_a_file_whose_label_found_no_place_comes_after_the_restart(
         source=(FolderSource(name="door", stream="door", path=folder, label_from="parent"),)
     )
     service = Service(made)
-    service._running.labels._most = 0
+    service.context.labels._most = 0
     service.start()
     answered(service, until, 6)
     assert service.status()["labels"]["dropped"] == 6 and service.stop()

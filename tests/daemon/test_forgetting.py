@@ -16,6 +16,7 @@ from edgeadapt.daemon.messages import LabelArrival
 from edgeadapt.daemon.service import Service
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.errors import InputError
+from edgeadapt.testing import inspect_state
 
 Made = Callable[..., Any]
 FULL = BudgetSection(write_mib_per_day=0.0001)
@@ -34,7 +35,7 @@ def labelled(service: Service, sample: Sample, sources: tuple[str, ...]) -> list
     ]
     for row, source in enumerate(sources):
         name = f"{row}.png" if row % 2 else ids[row]
-        assert service._running.labels.put(LabelArrival(name, CLASSES[sample.y[rows[row]]], source))
+        assert service.context.labels.put(LabelArrival(name, CLASSES[sample.y[rows[row]]], source))
     return ids
 
 
@@ -44,9 +45,9 @@ def evidence(service: Service) -> int:
 
 def makes_room(service: Service) -> None:
     """The day has passed."""
-    with service._running.lending.lend() as learner:
-        learner._room.per_day = 1 << 30
-    assert service._running.labels.settle(30.0)
+    with service.context.lease.borrow() as learner:
+        inspect_state(learner).room.per_day = 1 << 30
+    assert service.context.labels.settle(30.0)
 
 
 @pytest.mark.parametrize(

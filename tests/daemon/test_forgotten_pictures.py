@@ -24,7 +24,7 @@ Made = Callable[..., Any]
 
 def picture_of(service: Service, stream: str, sample: str = "") -> Any:
     return ask(
-        service._control.url,
+        service.control.url,
         "GET",
         f"/v1/latest/image?stream={stream}{'&id=' + sample if sample else ''}",
     )
@@ -45,7 +45,7 @@ def test_the_page_shows_no_picture_of_what_was_forgotten_until_another_sample_co
         picture_of(service, "door").status == 404
         and picture_of(service, "door", seen.id).status == 404
     )
-    assert not service.status()["latest"]["door"]["picture"] and not service._running.loop.recent
+    assert not service.status()["latest"]["door"]["picture"] and not service.context.loop.recent
     service.observe(sample.x[1:2], stream="door")
     until(lambda: picture_of(service, "door").status == 200)
 
@@ -67,10 +67,10 @@ def test_no_answer_with_a_picture_or_a_number_may_be_kept_by_a_browser(
         "/v1/history",
         "/v1/questions/none/image",
     ):
-        said = ask(service._control.url, "GET", path)
+        said = ask(service.control.url, "GET", path)
         assert said.headers["cache-control"] == "no-store" and "etag" not in said.headers, path
     service.forget(samples=[question])
-    assert ask(service._control.url, "GET", f"/v1/questions/{question}/image").status == 404
+    assert ask(service.control.url, "GET", f"/v1/questions/{question}/image").status == 404
 
 
 def test_the_log_has_no_picture_no_feature_and_no_token_at_its_most_talkative(
@@ -78,7 +78,7 @@ def test_the_log_has_no_picture_no_feature_and_no_token_at_its_most_talkative(
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         service = serve(settings())
-        url, x = service._control.url, sample.x[0]
+        url, x = service.control.url, sample.x[0]
         seen = ask(
             url,
             "POST",
@@ -121,12 +121,12 @@ def test_a_flood_of_refused_labels_and_unanswered_requests_leaves_a_few_lines_in
     caplog.clear()
     with caplog.at_level(logging.INFO):
         for number in range(500):
-            service._running.labels.put(
+            service.context.labels.put(
                 LabelArrival(seen.id, f"no class {number}" + "x" * 300, "belt")
             )
         for _ in range(100):
             ask(
-                service._control.url,
+                service.control.url,
                 "POST",
                 "/v1/labels",
                 b"{",

@@ -81,7 +81,7 @@ def test_over_http_a_source_is_forgotten_and_an_empty_selection_is_refused(
 
     service = serve()
     taught(service, sample, 10, "anna", until)
-    url = service._control.url
+    url = service.control.url
     assert ask(url, "POST", "/v1/forget", {}).status == 422
     assert ask(url, "POST", "/v1/forget", {"sources": "anna"}).status == 422
     said = ask(url, "POST", "/v1/forget", {"source": "anna"})
@@ -116,7 +116,7 @@ def test_after_a_swap_health_says_what_to_do_until_the_settings_name_the_new_bun
     )
     # as the page says: it was observed before
     assert service.label([("mine", "Coat"), ("other", "Coat")])["received"] == 0
-    with pytest.raises(InputError), service._running.lending.lend() as learner:
+    with pytest.raises(InputError), service.context.lease.borrow() as learner:
         learner.label([seen.id], ["Coat"])
     toml(bundle_path(), "[loop]\nbatch = 2\n")
     assert (
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_was_under_way_at_the_end_does_not_write_over_the_last
     service = serve(
         settings(source=(FolderSource(name="door", stream="door", path=tmp_path / "in"),))
     )
-    running, checkpoints = service._running, service._checkpoints
+    running, checkpoints = service.context, service._checkpoints
     entered, go_on = threading.Event(), threading.Event()
 
     def settle(seconds: float) -> bool:
@@ -283,14 +283,14 @@ def test_changes_are_counted_from_the_start_by_what_became_of_them(
         ("learn", "held"): 0,
         ("rollback", "rolled back"): 0,
     }
-    until(lambda: service._running.series._has_history)
+    until(lambda: service.context.series._has_history)
     taught(service, sample, 10, "anna", until)
     service.rollback()
     until(lambda: counts(service)["rollback", "rolled back"] == 1)
     assert counts(service)["learn", "learned"] >= 1
     service.stop()
     service = serve()
-    until(lambda: service._running.series._has_history)
+    until(lambda: service.context.series._has_history)
     # those of before are history; opening may have made one
     assert sum(counts(service).values()) <= 1
 
@@ -336,7 +336,7 @@ def test_reading_decisions_writes_nothing(
     until(lambda: service.decisions(5))
     service.pause(True)
     until(lambda: service.status()["loop"]["answered"] == 600)
-    with service._running.lending.lend() as learner:
+    with service.context.lease.borrow() as learner:
         until(lambda: not learner.is_working)
     found = service.decisions(100)
     assert [row[0] for row in found] == sorted(

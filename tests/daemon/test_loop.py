@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeadapt.daemon.config.schema import LoopSection
 from edgeadapt.daemon.engine.label_queue import Labels
 from edgeadapt.daemon.engine.latency_governor import LatencyGovernor
 from edgeadapt.daemon.engine.loop import Loop
@@ -21,6 +22,7 @@ from edgeadapt.daemon.messages import Answer, Arrival, SampleQueue
 from edgeadapt.demo.sample import CLASSES, Sample
 from edgeadapt.device.learner import Learner
 from edgeadapt.scenarios.corruptions import corrupt
+from edgeadapt.testing import inspect_state
 
 
 class Parts:
@@ -29,23 +31,23 @@ class Parts:
     def __init__(self, learner: Learner, **settings: Any) -> None:
         self.learner, self.heard, self.beats = learner, list[dict[str, Any]](), 0
         self.inbox = SampleQueue(10_000, "wait")
-        self.labels = Labels(SampleRegistry(), lambda: self.lend())
+        self.labels = Labels(SampleRegistry(), lambda: self.borrow())
         self.pace = LatencyGovernor(learner.pause)
         self.loop = Loop(
-            self.lend,
+            self.borrow,
             self.inbox,
             self.labels,
             self.pace,
+            LoopSection(**settings),
             emit=lambda event: self.heard.append(dict(event)),
             beat=self._beat,
-            **settings,
         )
 
     def _beat(self) -> None:
         self.beats += 1
 
     @contextmanager
-    def lend(self, while_waiting: Callable[[], None] | None = None) -> Iterator[Learner]:
+    def borrow(self, while_waiting: Callable[[], None] | None = None) -> Iterator[Learner]:
         yield self.learner
 
     def start(self) -> None:
@@ -112,7 +114,7 @@ def test_every_sample_gets_its_answer_in_its_order_with_an_id_that_can_be_labell
         and told[-1].domain == "source"
     )
     assert all(answer.took_ms > 0 and answer.waited_ms >= 0 and not answer.error for answer in told)
-    assert parts.loop.batches == 13 and parts.loop.streams()["a"]["samples"] == 100
+    assert parts.loop.counts["batches"] == 13 and parts.loop.streams()["a"]["samples"] == 100
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,11 @@ def test_one_bad_sample_does_not_take_the_others_of_its_batch_with_it(
     until(lambda: len(parts.answers()) == 8)
     assert [event["name"] for event in parts.answers() if event["error"]] == ["bad"]
     assert all(event["id"] and event["label"] for event in parts.answers() if not event["error"])
-    assert parts.loop.refused == 1 and parts.loop.answered == 7 and parts.loop.failures == 0
+    assert (
+        parts.loop.counts["refused"] == 1
+        and parts.loop.counts["answered"] == 7
+        and parts.loop.counts["failures"] == 0
+    )
 
 
 def test_features_are_answered_as_frames_are(
@@ -143,7 +149,7 @@ def test_features_are_answered_as_frames_are(
 ) -> None:
     parts = around(batch=4)
     frames = np.stack([one.x for one in arrivals(sample, 8) if one.x is not None])
-    z, taps = learner._program.encode(frames)
+    z, taps = inspect_state(learner).program.encode(frames)
     for row in range(8):
         parts.inbox.put(Arrival("vectors", "mqtt", features={"z": z[row], "taps": taps[row]}))
     parts.inbox.put(Arrival("vectors", "mqtt", features={"z": z[0][:-1], "taps": taps[0]}))
@@ -161,13 +167,13 @@ def test_a_reply_that_fails_does_not_stop_the_loop(
     def fail(answer: Answer) -> None:
         raise OSError("the client is gone")
 
-    parts = around()
+    parts = around(batch=8)
     for one in arrivals(sample, 3, reply=fail):
         parts.inbox.put(one)
     parts.start()
     until(lambda: len(parts.answers()) == 3)
     assert (
-        parts.loop.failures == 3
+        parts.loop.counts["failures"] == 3
         and "the client is gone" in parts.loop.error
         and parts.loop.is_alive
     )
@@ -183,7 +189,7 @@ def test_labels_that_came_with_samples_are_learned_and_novel_frames_become_quest
     for row in np.flatnonzero(sample.y >= 6)[:256]:
         parts.inbox.put(Arrival("b", "camera", x=sample.x[row]))
     parts.start()
-    until(lambda: parts.labels.received == 64)
+    until(lambda: parts.labels.counts["received"] == 64)
     learner.settle()
     evidence = learner.counters()["evidence"]
     assert sum(evidence.values()) == 64 and evidence.get("received", 0) == 0
@@ -198,7 +204,7 @@ def test_labels_that_came_with_samples_are_learned_and_novel_frames_become_quest
 def test_whoever_brought_a_sample_whose_label_was_dropped_is_told_so(
     around: Callable[..., Parts], sample: Sample, until: Callable[..., None]
 ) -> None:
-    parts, replies = around(), list[Any]()
+    parts, replies = around(batch=8), list[Any]()
     parts.labels._most = 0
     for label in (None, "Coat"):
         parts.inbox.put(Arrival("door", "folder", sample.x[0], label=label, reply=replies.append))
@@ -206,8 +212,8 @@ def test_whoever_brought_a_sample_whose_label_was_dropped_is_told_so(
     until(lambda: len(replies) == 2)
     assert replies[0].error == "" and "its label was dropped" in replies[1].error
     assert (
-        parts.labels.dropped == 1
-        and parts.loop.answered == 2
+        parts.labels.counts["dropped"] == 1
+        and parts.loop.counts["answered"] == 2
         and [event["error"] for event in parts.answers()] == ["", ""]
     )
 
@@ -226,7 +232,7 @@ def test_at_a_constant_rate_a_late_sample_is_answered_but_not_observed_unless_it
     parts.start()
     until(lambda: len(parts.answers()) == 13)
     unobserved = [event["name"] for event in parts.answers() if not event["id"]]
-    assert unobserved == [one.name for one in late] and parts.loop.unadapted == 6
+    assert unobserved == [one.name for one in late] and parts.loop.counts["unadapted"] == 6
     assert all(event["label"] and not event["error"] for event in parts.answers())
     assert learner.counters()["observed"] == 7
 
@@ -252,7 +258,7 @@ def test_an_engine_that_fails_is_answered_with_its_error_and_the_next_batch_is_f
     until: Callable[..., None],
 ) -> None:
     parts = around(batch=4)
-    encode, calls = learner._program.encode, [0]
+    encode, calls = inspect_state(learner).program.encode, [0]
 
     def failing(*arguments: Any) -> Any:
         calls[0] += 1
@@ -260,7 +266,7 @@ def test_an_engine_that_fails_is_answered_with_its_error_and_the_next_batch_is_f
             raise MemoryError("no memory for the arena")
         return encode(*arguments)
 
-    monkeypatch.setattr(learner._program, "encode", failing)
+    monkeypatch.setattr(inspect_state(learner).program, "encode", failing)
     for one in arrivals(sample, 8):
         parts.inbox.put(one)
     parts.start()
@@ -268,7 +274,7 @@ def test_an_engine_that_fails_is_answered_with_its_error_and_the_next_batch_is_f
     assert [event["error"] for event in parts.answers()] == [
         "MemoryError: no memory for the arena"
     ] * 4 + [""] * 4
-    assert parts.loop.failures == 1 and parts.loop.refused == 4
+    assert parts.loop.counts["failures"] == 1 and parts.loop.counts["refused"] == 4
 
 
 # -- pace ------------------------------------------------------------------------------------------
@@ -439,4 +445,4 @@ def test_a_real_learner_is_paused_when_it_slows_answers_beyond_the_limit_and_goe
     finally:
         stop.set()
         player.join(10)
-    assert parts.pace.latency()["plain"]["batches"] >= 50 and parts.loop.failures == 0
+    assert parts.pace.latency()["plain"]["batches"] >= 50 and parts.loop.counts["failures"] == 0

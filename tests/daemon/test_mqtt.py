@@ -27,7 +27,6 @@ from PIL import Image  # noqa: E402
 
 from edgeadapt.bundle.schema import InputSpec  # noqa: E402
 from edgeadapt.daemon.config import schema as settings  # noqa: E402
-from edgeadapt.daemon.io.mqtt_connection import MqttConnection  # noqa: E402
 from edgeadapt.daemon.io.sinks import open_sink  # noqa: E402
 from edgeadapt.daemon.io.sinks.mqtt import MqttEvents  # noqa: E402
 from edgeadapt.daemon.io.source_thread import SourceThread  # noqa: E402
@@ -95,9 +94,7 @@ class Taking:
     def __init__(self, source: MqttMessages, pause_s: float = 0.0) -> None:
         self.source, self.pause_s = source, pause_s
         self.samples, self.labels = list[Arrival](), list[LabelArrival]()
-        self.feeder = SourceThread(
-            source, self._deliver, threading.Event(), first_s=0.1, longest_s=0.3
-        )
+        self.feeder = SourceThread(source, self._deliver, first_s=0.1, longest_s=0.3)
         self.feeder.start()
 
     def _deliver(self, what: Arrival | LabelArrival) -> bool:
@@ -253,7 +250,7 @@ def test_labels_have_a_topic_of_their_own_even_inside_that_of_the_samples(
         publisher.say("in/labels", {"sample": "a", "label": "ok"})
         publisher.say("in/x", {"x": [1, 2, 3], "name": "a"})
         publisher.say("in/labels", {"label": "ok"})
-        until(lambda: run.source.received == 3 and run.source.malformed == 1)
+        until(lambda: run.source.counts["received"] == 3 and run.source.counts["malformed"] == 1)
         assert run.labels == [LabelArrival("a", "ok", "s")] and run.names == ["a"]
 
 
@@ -293,7 +290,11 @@ def test_what_cannot_be_read_is_counted_and_the_next_is_taken(
         publisher.say("in/a", payload)
         publisher.say("in/a", {"x": [1, 2, 3], "name": "good"})
         until(lambda: run.names[-1:] == ["good"])
-        assert run.source.malformed == 1 and len(run.samples) == 1 and run.feeder.failures == 0
+        assert (
+            run.source.counts["malformed"] == 1
+            and len(run.samples) == 1
+            and run.feeder.failures == 0
+        )
 
 
 def test_damaged_and_huge_images_are_counted_and_named_once_in_a_while(
@@ -316,7 +317,7 @@ def test_damaged_and_huge_images_are_counted_and_named_once_in_a_while(
             publisher.say("in/evil", payload)
         publisher.say("in/good", encoded(50))
         until(lambda: len(run.samples) == 1)
-        assert run.source.malformed == 6 and run.feeder.failures == 0
+        assert run.source.counts["malformed"] == 6 and run.feeder.failures == 0
     assert caplog.text.count("was skipped") == 1 and "'in/evil'" in caplog.text
 
 
@@ -327,7 +328,7 @@ def test_a_retained_message_is_no_sample(
     with taking(broker) as run:
         publisher.say("in/a", {"x": [1, 2, 3], "name": "new"})
         until(lambda: run.names == ["new"])
-        assert run.source.retained == 1
+        assert run.source.counts["retained"] == 1
 
 
 def test_what_came_while_nobody_was_there_is_taken_later_and_what_was_not_handed_over_comes_again(
@@ -370,8 +371,10 @@ def test_a_restart_of_the_broker_while_a_slow_consumer_is_behind_loses_nothing_a
                 broker.start()
         until(lambda: len(set(run.names)) == 600, 30.0)
         time.sleep(0.5)
-        assert len(run.names) == 600 and run.feeder.failures >= 2 and run.source.dropped == 0
-    assert run.source.repeated < 200
+        assert (
+            len(run.names) == 600 and run.feeder.failures >= 2 and run.source.counts["dropped"] == 0
+        )
+    assert run.source.counts["repeated"] < 200
 
 
 def test_a_flood_that_nobody_waits_for_is_cut_counted_and_leaves_the_newest(
@@ -382,10 +385,13 @@ def test_a_flood_that_nobody_waits_for_is_cut_counted_and_leaves_the_newest(
             publisher.say("in/a", {"x": [1, 2, 3], "name": str(n)}, 0)
         publisher.say("in/a", {"x": [1, 2, 3], "name": "last"}).wait_for_publish(5.0)
         # the network was never kept waiting: that would take 40 s
-        until(lambda: run.source.received == 4001)
+        until(lambda: run.source.counts["received"] == 4001)
         run.pause_s = 0.0
         until(lambda: run.names[-1:] == ["last"])
-        assert run.source.dropped > 2000 and len(run.samples) + run.source.dropped == 4001
+        assert (
+            run.source.counts["dropped"] > 2000
+            and len(run.samples) + run.source.counts["dropped"] == 4001
+        )
 
 
 def test_a_broker_that_is_not_there_refuses_or_falls_silent_is_said_and_tried_again(
@@ -572,10 +578,10 @@ def test_its_thread_is_woken_after_a_pause_and_sends_what_comes_meanwhile_in_ord
     until: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    woken, wake = list[MqttConnection](), MqttConnection.wake
-    monkeypatch.setattr(MqttConnection, "wake", lambda link: woken.append(link) or wake(link))
     publisher.hears("edge/#")
     sink = sink_of(broker)
+    woken, wake = list[float](), sink._wake.set
+    monkeypatch.setattr(sink._wake, "set", lambda: woken.append(time.monotonic()) or wake())
     until(lambda: sink.is_connected)
     for n in range(100):
         sink.take({"event": "answer", "stream": "cam", "n": n})

@@ -22,6 +22,7 @@ from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BudgetError, InputError, StateError, UnknownClassError
 from edgeadapt.runtime import Runtime
+from edgeadapt.testing import inspect_state
 
 
 def label(sample: str, source: str = "camera", name: str = "Coat") -> LabelArrival:
@@ -156,7 +157,7 @@ def observed(learner: Learner, sample: Sample, count: int = 8) -> tuple[tuple[st
 
 def kept(learner: Learner) -> dict[str, tuple[str, str]]:
     """id -> (label, source) of everything the journal has."""
-    return {row.id: (row.label, row.source) for row in learner._journal.evidence()}
+    return {row.id: (row.label, row.source) for row in inspect_state(learner).journal.evidence()}
 
 
 def test_labels_by_id_and_by_name_from_several_sources_reach_the_learner_with_who_said_so(
@@ -171,7 +172,7 @@ def test_labels_by_id_and_by_name_from_several_sources_reach_the_learner_with_wh
     assert kept(learner) == {
         ids[row]: (names[row], "camera" if row < 4 else "mqtt") for row in range(8)
     }
-    assert labels.received == 8 and labels.refused == 0
+    assert labels.counts["received"] == 8 and labels.counts["refused"] == 0
 
 
 def test_a_label_that_came_with_its_sample_and_one_that_waited_for_it_are_given(
@@ -196,7 +197,7 @@ def test_the_order_of_two_labels_of_one_sample_is_kept(
     )
     assert [one.outcome for one in told] == ["received", "received"]
     learner.settle()
-    assert learner._journal.newest_of([ids[0]])[ids[0]].label == names[0]
+    assert inspect_state(learner).journal.newest_of([ids[0]])[ids[0]].label == names[0]
 
 
 def test_one_label_that_is_refused_does_not_take_the_others_with_it(
@@ -248,7 +249,7 @@ def test_without_room_on_the_disk_labels_wait_and_whoever_waits_for_them_is_told
         again = labels.give([LabelArrival(ids[2], names[2], "anna")], 10.0)
         assert isinstance(again[0].error, BudgetError)
         assert labels.counters()["queued"] == 1 and kept(learner) == {}
-        learner._room.per_day = 1 << 30  # a day has passed
+        inspect_state(learner).room.per_day = 1 << 30  # a day has passed
         assert labels.settle(15.0) and kept(learner) == {ids[0]: (names[0], "mqtt")}
         assert labels.close(5.0) == 0
 
@@ -265,7 +266,7 @@ def test_labels_that_find_no_place_in_the_queue_are_refused_and_counted(
             labels.put(LabelArrival(one, name, "mqtt"))
             for one, name in zip(ids, names, strict=True)
         ]
-        assert taken.count(False) >= 2 and labels.dropped == taken.count(False)
+        assert taken.count(False) >= 2 and labels.counts["dropped"] == taken.count(False)
         assert labels.close(5.0) == taken.count(True)
 
 
@@ -274,7 +275,9 @@ def test_the_label_that_came_with_a_sample_and_found_no_place_is_told_of(
 ) -> None:
     labels = labels_of(learner, most=0)
     ids, names = observed(learner, sample, 2)
-    assert labels.came("camera", "a.png", ids[0], names[0]) is False and labels.dropped == 1
+    assert (
+        labels.came("camera", "a.png", ids[0], names[0]) is False and labels.counts["dropped"] == 1
+    )
     assert labels.came("camera", "b.png", ids[1], None) is True
     assert labels.close(5.0) == 0
 
@@ -311,9 +314,9 @@ def test_what_waits_is_dropped_once_what_is_under_way_has_arrived(
     for row, source in ((1, "anna"), (2, "camera"), (3, "anna")):
         assert labels.put(LabelArrival(f"{row:016x}", "Coat", source))
     with pytest.raises(StateError, match="does not answer"):
-        labels.let_go(lambda label, sample: True, 0.1)
+        labels.drop(lambda label, sample: True, 0.1)
     threading.Timer(0.2, disk.goes_on.set).start()
-    gone = labels.let_go(lambda label, sample: label.source == "anna", 10.0)
+    gone = labels.drop(lambda label, sample: label.source == "anna", 10.0)
     assert [sample for _, sample in gone] == [f"{1:016x}", f"{3:016x}"]
     assert labels.settle(10.0) and disk.got == [f"{0:016x}", f"{2:016x}"]
     assert labels.close(5.0) == 0
@@ -340,7 +343,7 @@ def test_hundreds_of_labels_from_threads_before_and_after_their_samples_all_arri
             ids.append(sample_id)
     for thread in threads:
         thread.join(30)
-    until(lambda: labels.received == len(rows), 60.0)
+    until(lambda: labels.counts["received"] == len(rows), 60.0)
     found: dict[str, Any] = kept(learner)
     assert {one: found[one][0] for one in ids} == dict(zip(ids, names, strict=True))
-    assert labels.counters()["held"] == 0 and labels.refused == 0
+    assert labels.counters()["held"] == 0 and labels.counts["refused"] == 0

@@ -29,6 +29,7 @@ pytest.importorskip("uvicorn")
 from browser import Browser, Tab, chromium
 
 from edgeadapt.daemon.http import page
+from edgeadapt.testing import inspect_state
 
 needs_chromium = pytest.mark.skipif(
     chromium() is None,
@@ -80,8 +81,8 @@ def opened(
 
 
 def url_of(service: Service) -> str:
-    assert service._control is not None
-    return service._control.url
+    assert service.control is not None
+    return service.control.url
 
 
 def until(is_so: Callable[[], Any], timeout_s: float = 60.0) -> Any:
@@ -413,9 +414,12 @@ def test_a_question_is_answered_by_click_and_the_next_by_key_and_both_are_learne
     time.sleep(0.3)
     tab.press("4")
     until(lambda: not {*asked[:2]} & {question.id for question in daemon.questions(100)})
-    with daemon._running.lending.lend() as learner:
+    with daemon.context.lease.borrow() as learner:
         learner.settle(20)
-        rows = {row.id: (row.label, row.source) for row in learner._journal.rows_of(asked[:2])}
+        rows = {
+            row.id: (row.label, row.source)
+            for row in inspect_state(learner).journal.rows_of(asked[:2])
+        }
     assert rows == {
         asked[0]: (daemon.classes()[1], "page"),
         asked[1]: (daemon.classes()[3], "page"),
@@ -454,13 +458,13 @@ def test_many_questions_are_labelled_by_keys_in_one_request_and_taken_back(
     tab.press("Enter")
     tab.until(f"![...{GRID}].some((one) => one.dataset.key === '{chosen[0]}')")
     until(lambda: daemon.status()["labels"]["received"] >= before + 3)
-    with daemon._running.lending.lend() as learner:
+    with daemon.context.lease.borrow() as learner:
         assert [state.label for state in learner.label_states(chosen)] == [name] * 3
     tab.press("u")
     tab.until(
         f"[...{GRID}].filter((one) => one.getAttribute('aria-selected') === 'true').length === 3"
     )
-    with daemon._running.lending.lend() as learner:
+    with daemon.context.lease.borrow() as learner:
         assert {state.status for state in learner.label_states(chosen)} == {"withdrawn"}
     assert many >= 4 and tab.run("document.documentElement.scrollWidth") <= 390 and not tab.errors
 
@@ -515,9 +519,12 @@ def test_a_question_can_be_skipped_named_anew_and_corrected(
     time.sleep(0.3)
     tab.run("document.activeElement.blur()")
     tab.press("1")
-    with daemon._running.lending.lend() as learner:
+    with daemon.context.lease.borrow() as learner:
         until(
-            lambda: daemon.classes()[0] in [row.label for row in learner._journal.rows_of([second])]
+            lambda: (
+                daemon.classes()[0]
+                in [row.label for row in inspect_state(learner).journal.rows_of([second])]
+            )
         )
     assert tab.errors == []
 
@@ -573,14 +580,14 @@ def test_a_note_of_the_daemon_is_shown_for_as_long_as_it_holds(
 ) -> None:
     tab = looking(browser, daemon)
     assert tab.run("document.getElementById('problems').innerText") == ""
-    daemon._running.swapped = "/srv/other.edge"
+    daemon.context.swapped = "/srv/other.edge"
     try:
         tab.until(
             "document.getElementById('problems').innerText.includes('/srv/other.edge answers: set"
             " bundle to it')"
         )
     finally:
-        daemon._running.swapped = ""
+        daemon.context.swapped = ""
     tab.until("document.getElementById('problems').innerText === ''")
 
 

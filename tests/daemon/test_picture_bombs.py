@@ -86,7 +86,7 @@ def test_jpegs_of_many_scans_block_no_honest_request(
 ) -> None:
     pytest.importorskip("uvicorn")
     service = serve(settings(control=ControlSection(listen="127.0.0.1:0", timeout_s=1.0)))
-    url = service._control.url
+    url = service.control.url
     bomb = many_scans(scans, side)
     honest = encoded(Image.fromarray(sample.x[0]), "PNG")
     json = b'{"x": ' + str(sample.x[0].tolist()).encode() + b"}"
@@ -113,7 +113,7 @@ def test_jpegs_of_many_scans_block_no_honest_request(
 
 def test_a_picture_of_many_pixels_takes_no_memory_of_the_daemon(serve: Made) -> None:
     pytest.importorskip("uvicorn")
-    url = serve()._control.url
+    url = serve().control.url
     wide = encoded(Image.new("I;16", (5000, 4000)), "PNG", compress_level=6)
     assert len(wide) < 100_000
     post(url, encoded(photo(64, 64), "PNG"), "image/png")

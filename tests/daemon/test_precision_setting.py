@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from golden_files import GOLDEN
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, read_bundle, write_bundle
 from edgeadapt.cli import main
@@ -18,13 +19,13 @@ from edgeadapt.demo.sample import bundle_path
 from edgeadapt.errors import BundleError, RecipeError
 
 Made = Callable[..., Any]
-PRECISE = Path(__file__).parents[1] / "device" / "golden" / "precise.edge"
+PRECISE = GOLDEN / "precise.edge"
 X = np.random.default_rng(0).integers(0, 256, (4, 12, 12)).astype(np.uint8)
 
 
 def serving(service: Service) -> tuple[str, float]:
     """The precision of the open learner, and its novelty threshold."""
-    with service._running.lending.lend() as learner:
+    with service.context.lease.borrow() as learner:
         return learner.precision, learner.manifest.policy.novelty.threshold
 
 
@@ -39,7 +40,7 @@ def settings_file(folder: Path, precision: str, bundle: Path = PRECISE) -> Path:
 
 def test_a_service_opens_the_encoder_that_the_settings_name(serve: Made, settings: Made) -> None:
     service = serve(settings(bundle=PRECISE, precision="int8"))
-    manifest = service._running.manifest
+    manifest = service.context.manifest
     assert serving(service) == ("int8", manifest.at("int8").policy.novelty.threshold)
     share = manifest.at("int8").policy.novelty.window_share
     status = service.status()
@@ -124,12 +125,12 @@ def test_a_reload_to_a_precision_that_is_wrong_on_this_machine_disturbs_nothing(
     path = settings_file(tmp_path, "float32", odd.path)
     service = serve(load_settings(path), reread=lambda: load_settings(path))
     ids = [answer.id for answer in service.observe(X)]
-    with service._running.lending.lend() as learner:
+    with service.context.lease.borrow() as learner:
         before = learner
     settings_file(tmp_path, "int8", odd.path)
     report = service.reload()
     assert not report["ok"] and "int8 encoder does not compute here" in report["why"]
-    with service._running.lending.lend() as learner:
+    with service.context.lease.borrow() as learner:
         # it was not closed to find out
         assert learner is before and all(learner.is_pending(id) for id in ids)
 

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shell import Shell
+from command_line import Shell
 
 from edgeadapt import cli
 from edgeadapt.bundle import read_bundle, write_bundle
-from edgeadapt.bundle.signing import write_keypair
+from edgeadapt.bundle.signature import write_keypair
 from edgeadapt.daemon.config.loader import load_settings
 from edgeadapt.daemon.service import Service
 from edgeadapt.demo.sample import bundle_path

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.bundle.signing import generate_key
+from edgeadapt.bundle.signature import generate_key
 from edgeadapt.daemon.config.loader import load_settings
 from edgeadapt.daemon.config.schema import LoopSection, PolicySection
 from edgeadapt.daemon.decoding.images import as_picture
@@ -32,6 +32,7 @@ from edgeadapt.daemon.service import Service
 from edgeadapt.demo.sample import CLASSES, Sample, bundle_path
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import BundleError, InputError, StateError, StorageError, UnknownClassError
+from edgeadapt.testing import inspect_state
 
 Made = Callable[..., Any]
 
@@ -158,8 +159,8 @@ def test_predict_and_observe_say_the_same_and_only_what_was_observed_can_be_labe
 def test_features_are_taken_where_frames_are(serve: Made, sample: Sample) -> None:
     service = serve()
     x, _ = known(sample, 4)
-    with service._running.lending.lend() as learner:
-        z, taps = learner._program.encode(x)
+    with service.context.lease.borrow() as learner:
+        z, taps = inspect_state(learner).program.encode(x)
     answers = service.observe(features={"z": z, "taps": taps}, stream="vectors")
     assert [answer.label for answer in answers] == [answer.label for answer in service.predict(x)]
 
@@ -232,13 +233,13 @@ def test_classes_freeze_pause_and_rollback_reach_the_learner(
 def test_a_pause_for_latency_does_not_end_the_users_and_the_other_way_round(serve: Made) -> None:
     service = serve()
     service.pause(True)
-    service._running.holds.hold("latency", True)
-    service._running.holds.hold("latency", False)
+    service.context.pause_reasons.set("latency", True)
+    service.context.pause_reasons.set("latency", False)
     assert service.status()["is_paused"]
-    service._running.holds.hold("latency", True)
+    service.context.pause_reasons.set("latency", True)
     service.pause(False)
     assert service.status()["is_paused"] and service.status()["paused_by"] == ["latency"]
-    service._running.holds.hold("latency", False)
+    service.context.pause_reasons.set("latency", False)
     assert not service.status()["is_paused"]
 
 
@@ -300,7 +301,7 @@ def test_over_http_a_sample_is_observed_labelled_and_counted(serve: Made, sample
 
     def post(path: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(
-            service._control.url + path,
+            service.control.url + path,
             json.dumps(body).encode(),
             {"content-type": "application/json"},
         )
@@ -326,7 +327,7 @@ def test_over_http_a_sample_is_observed_labelled_and_counted(serve: Made, sample
         == 2
     )
     assert post("/v1/freeze", {"frozen": True}) == {"frozen": True}
-    with urllib.request.urlopen(service._control.url + "/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(service.control.url + "/metrics", timeout=20) as answer:
         text = answer.read().decode()
     assert 'edgeadapt_samples_total{stream="door"} 2.0' in text and "edgeadapt_frozen 1.0" in text
 
@@ -454,7 +455,7 @@ def test_a_bundle_that_fails_only_once_it_is_opened_gives_way_to_the_old_one(
     service = serve()
     x, names = known(sample, 8)
     service.label(list(zip([answer.id for answer in service.observe(x)], names, strict=True)))
-    warm, calls = service._changing._open_warm, [0]
+    warm, calls = service._reload._open_warm, [0]
 
     def failing(*arguments: Any, **options: Any) -> Any:
         calls[0] += 1
@@ -464,7 +465,7 @@ def test_a_bundle_that_fails_only_once_it_is_opened_gives_way_to_the_old_one(
             raise MemoryError("no memory for the arena")
         return learner
 
-    monkeypatch.setattr(service._changing, "_open_warm", failing)
+    monkeypatch.setattr(service._reload, "_open_warm", failing)
     with asking(service, x[:1]) as said, pytest.raises(StateError, match="no memory for the arena"):
         service.swap(successor(tmp_path / "new.edge", version=2))
     assert [one for one in said if isinstance(one, Exception) or one.error] == []
@@ -484,7 +485,7 @@ def test_a_disk_that_takes_no_last_checkpoint_leaves_the_old_bundle_serving(
     def full() -> int:
         raise StorageError("the disk is full")
 
-    with service._running.lending.lend() as learner:
+    with service.context.lease.borrow() as learner:
         monkeypatch.setattr(learner, "checkpoint", full)
     with pytest.raises(StorageError, match="the disk is full"):
         service.swap(successor(tmp_path / "new.edge", version=2))
@@ -537,7 +538,7 @@ def test_a_reload_changes_sources_sinks_loop_and_budget_and_keeps_what_is_the_sa
     until(lambda: service.status()["loop"]["answered"] > 5)
     x, names = known(sample, 4)
     service.label(list(zip([answer.id for answer in service.observe(x)], names, strict=True)))
-    kept = next(iter(service._running.feeders.values()))
+    kept = next(iter(service.context.source_threads.values()))
     two = '[[source]]\nkind = "npz"\nname = "two"\npath = "two.npz"\nrate_hz = 200\n'
     toml(
         tmp_path,
@@ -559,13 +560,13 @@ def test_a_reload_changes_sources_sinks_loop_and_budget_and_keeps_what_is_the_sa
             and (tmp_path / "second.jsonl").read_text().count("two") >= 20
         )
     )
-    assert next(iter(service._running.feeders.values())) is kept
-    with service._running.lending.lend() as learner:
+    assert next(iter(service.context.source_threads.values())) is kept
+    with service.context.lease.borrow() as learner:
         assert learner._budget.busy_fraction == 0.5
     status = service.status()
     assert (
         status["inbox"]["size"] == 64
-        and service._running.loop.batch == 4
+        and service.context.loop.settings.batch == 4
         and sum(status["learner"]["evidence"].values()) == 4
     )
     written = (tmp_path / "first.jsonl").stat().st_size
@@ -591,10 +592,10 @@ def test_a_bad_file_is_reported_and_the_old_settings_go_on(
 ) -> None:
     path = toml(tmp_path)
     service = serve(load_settings(path), reread=lambda: load_settings(path))
-    before = service.settings
+    before = service.context.settings
     toml(tmp_path, body)
     report = service.reload()
-    assert not report["ok"] and report["why"] and service.settings is before
+    assert not report["ok"] and report["why"] and service.context.settings is before
     assert any(
         "settings not taken" in problem for problem in service.health()["problems"]
     ) and service.ready() == (True, "")

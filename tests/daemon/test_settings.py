@@ -23,9 +23,9 @@ from edgeadapt.daemon.config.schema import (
     SensorSource,
     Settings,
     VideoSource,
-    kind_of,
-    read_secret,
 )
+from edgeadapt.daemon.config.secrecy import read_secret
+from edgeadapt.daemon.config.stream_sections import kind_of
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import RecipeError

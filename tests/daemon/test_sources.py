@@ -18,7 +18,7 @@ from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon.config import schema as settings
 from edgeadapt.daemon.io.sources import open_source
 from edgeadapt.daemon.io.sources.folder import FolderWatch
-from edgeadapt.daemon.io.sources.rate_timer import Beat
+from edgeadapt.daemon.io.sources.rate_timer import RateTimer
 from edgeadapt.daemon.messages import Arrival, LabelArrival, Source
 from edgeadapt.errors import InputError
 
@@ -84,8 +84,9 @@ def is_all(arrival: Arrival, value: int) -> bool:
     return arrival.x is not None and bool((arrival.x == value).all())
 
 
-def watch(path: Path, **options: Any) -> FolderWatch:
-    return FolderWatch("inbox", "door", path, GRAY, **{"scan_s": 0.03, **options})
+def watch(path: Path, scan_s: float = 0.03, most: int = 100_000, **options: Any) -> FolderWatch:
+    section = settings.FolderSource(name="inbox", stream="door", path=path, **options)
+    return FolderWatch(section, GRAY, scan_s=scan_s, most=most)
 
 
 # -- folder ----------------------------------------------------------------------------------------
@@ -368,13 +369,11 @@ def test_labels_come_with_their_samples_if_that_is_asked_for(tmp_path: Path) -> 
         np.savez(tmp_path / "x.npz", x=np.zeros((2, 3), np.float32), y=y)
         run = Running(
             ArrayReplay(
-                "r",
-                "d",
-                tmp_path / "x.npz",
+                settings.NpzSource(
+                    name="r", stream="d", path=tmp_path / "x.npz", rate_hz=1000.0, labels=True
+                ),
                 VECTOR,
-                1000.0,
-                has_labels=True,
-                classes=("Coat", "Bag"),
+                ("Coat", "Bag"),
             )
         )
         assert run.ends()
@@ -518,11 +517,11 @@ def test_a_folder_is_opened_by_its_settings(tmp_path: Path) -> None:
 
 
 def test_a_beat_that_is_late_is_made_up_for_and_a_long_stop_is_not() -> None:
-    beat, started = Beat(100.0, threading.Event()), time.monotonic()
+    timer, started = RateTimer(100.0, threading.Event()), time.monotonic()
     time.sleep(0.1)
     # and not 0.3
-    assert all(beat.wait() for _ in range(20)) and 0.19 < time.monotonic() - started < 0.29
+    assert all(timer.wait() for _ in range(20)) and 0.19 < time.monotonic() - started < 0.29
     time.sleep(1.3)
     started = time.monotonic()
     # and not 0
-    assert all(beat.wait() for _ in range(11)) and 0.09 < time.monotonic() - started < 0.5
+    assert all(timer.wait() for _ in range(11)) and 0.09 < time.monotonic() - started < 0.5

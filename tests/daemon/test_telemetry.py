@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from edgeadapt.daemon.monitoring.telemetry import Telemetry
-from edgeadapt.device.resources.sensors import Sensors, Vitals
+from edgeadapt.device.resources.sensors import SensorReadings, Sensors
 
 
 class Clock:
@@ -145,7 +145,7 @@ def test_a_machine_without_sensors_has_none(tmp_path: Path) -> None:
         None,
         False,
     ) and vitals.temperatures == {} == vitals.rails
-    assert Sensors(tmp_path, tmp_path).read() == Vitals()
+    assert Sensors(tmp_path, tmp_path).read() == SensorReadings()
 
 
 def test_it_measures_at_most_once_a_second(sys: Path) -> None:

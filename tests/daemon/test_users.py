@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Shell
 from msgspec.structs import replace
-from shell import Shell
 
 pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 
@@ -84,7 +84,7 @@ def test_every_route_has_the_role_that_is_written_down_here_and_none_has_no_role
     assert table == {name: role for role, names in MAY.items() for name in names}
     with pytest.raises(TypeError):
         api.Route("GET", "/v1/new", run=lambda service, asked: None, answer=None)  # type: ignore[call-arg]
-    app = Control(kiosk, "127.0.0.1:0")._guard._app
+    app = Control(kiosk, "127.0.0.1:0")._authentication._app
     served = {route.path.replace(":path", "") for route in app.routes}
     assert served == page.PATHS | {route.path for route in ALL_ROUTES}
 
@@ -153,7 +153,7 @@ def test_a_label_is_kept_under_the_users_name_whatever_the_client_claims(
     service = serve(
         settings(control=ControlSection(listen="127.0.0.1:0", users_file=tmp_path / "users"))
     )
-    url = service._control.url
+    url = service.control.url
     seen = ask(
         url, "POST", "/v1/observe", {"x": sample.x[:2].tolist(), "names": ["p", "q"]}, bearer(token)
     ).json
@@ -176,7 +176,7 @@ def test_labels_are_taken_back_by_who_gave_them_or_by_an_admin(
         for name, role in (("anna", "label"), ("bert", "label"), ("carl", "admin"))
     )
     service = serve(settings(control=ControlSection(listen="127.0.0.1:0", users_file=file)))
-    url = service._control.url
+    url = service.control.url
     ids = [answer.id for answer in service.observe(sample.x[:3])]
     for number, who in enumerate((anna, bert, anna)):
         given = {"labels": [{"sample": ids[number], "label": "Coat"}]}
@@ -321,7 +321,7 @@ def test_a_reload_lets_the_new_in_and_the_removed_out_even_where_the_settings_ar
 
     is_broken: list[bool] = []
     service = serve(made, reread=reread)
-    url = service._control.url
+    url = service.control.url
     bert = add_user(file, "bert", "view")
     assert ask(url, "GET", "/v1/me", None, bearer(bert)).status == 401
     assert (
@@ -355,14 +355,16 @@ def test_no_user_is_called_like_a_source_whichever_of_the_two_is_new_at_a_reload
     service = serve(bare, reread=lambda: read[0])
 
     def may(token: str) -> bool:
-        return ask(service._control.url, "GET", "/v1/me", None, bearer(token)).status == 200
+        return ask(service.control.url, "GET", "/v1/me", None, bearer(token)).status == 200
 
     remove_user(file, "bert")
     assert "'anna' is what labels of a source" in service.reload()["why"]
     assert "'anna' is what labels of a source" in service.health()["problems"][0]
-    assert may(anna) and not may(bert) and not service.settings.source  # who was removed is out
+    assert (
+        may(anna) and not may(bert) and not service.context.settings.source
+    )  # who was removed is out
     read[0] = with_source("belt")
-    assert service.reload()["ok"] and service.settings.source
+    assert service.reload()["ok"] and service.context.settings.source
     belt = add_user(file, "belt", "label")
     assert "'belt' is what labels of a source" in service.reload()["why"]
     assert may(anna) and not may(belt)
@@ -402,7 +404,7 @@ def test_users_are_made_by_a_command_checked_by_serve_and_work_with_ctl(
         return shell(
             "ctl",
             "--url",
-            service._control.url,
+            service.control.url,
             "--token-file",
             tmp_path / name,
             "--json",

@@ -53,9 +53,7 @@ class Watching:
         self.seen, self.at, self.most_waiting = list[Arrival](), list[float](), 0
         self._waiting: list[Arrival] = []
         self._changed = threading.Condition()
-        self.feeder = SourceThread(
-            source, self._deliver, threading.Event(), first_s=0.2, longest_s=0.4
-        )
+        self.feeder = SourceThread(source, self._deliver, first_s=0.2, longest_s=0.4)
         threading.Thread(target=self._loop, daemon=True).start()
         self.feeder.start()
 

@@ -22,6 +22,7 @@ from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.snapshot_copy import copied
 from edgeadapt.errors import InputError, StateError
+from edgeadapt.testing import inspect_state
 
 BUNDLE = str(bundle_path())
 BAG = 'Bag / "new" <1>, é'  # no file system and no mark-up takes it as it is
@@ -204,7 +205,7 @@ def test_what_was_answered_when_a_sample_was_met_is_written_and_comes_back(
         seen = learner.observe(load_sample().x[:6])
         answered = dict(zip(seen.ids, seen.prediction.labels, strict=True))
         for number, (id, predicted) in enumerate(answered.items()):
-            field = learner._conditions.field_accuracy
+            field = inspect_state(learner).conditions.field_accuracy
             field.asked(id, "default", "source", predicted, is_random=number < 3)
         wrong = [next(name for name in KNOWN if name != label) for label in answered.values()]
         learner.label(list(answered), wrong, source="foreman", trusted=True)
@@ -414,7 +415,7 @@ def test_new_samples_and_corrections_are_written_all_or_none(taught: Path, tmp_p
     with edgeadapt.open(BUNDLE, state=state) as learner:
         forgotten = learner.forget(source="line 1").removed
         learner.settle()
-        before, journal = rows(state), learner._journal
+        before, journal = rows(state), inspect_state(learner).journal
         corrected = f"SELECT count(*) FROM evidence WHERE id = '{sample}' AND label = '{KNOWN[2]}'"
 
         def fails(point: str) -> None:

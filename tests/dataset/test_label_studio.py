@@ -28,6 +28,7 @@ from edgeadapt.dataset.label_studio import choice, label_config
 from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
 from edgeadapt.errors import InputError
 from edgeadapt.exporters.label_studio import Backend, Server, names_in
+from edgeadapt.testing import inspect_state
 
 CONFIG = label_config(KNOWN).replace('"label"', '"kind"').replace('"image"', '"shot"', 1)
 CONFIG = CONFIG.replace('toName="image"', 'toName="shot"')
@@ -137,7 +138,7 @@ def test_a_label_is_taken_back_when_its_last_annotation_goes_or_is_emptied(
     assert event(3, action="ANNOTATION_UPDATED", number=31) == {"status": "withdrawn", "labels": 1}
     event(4, choice(KNOWN[1]), number=32)
     learner.settle()
-    (newest,) = learner._journal.evidence(limit=1, newest_first=True)
+    (newest,) = inspect_state(learner).journal.evidence(limit=1, newest_first=True)
     learner.forget([newest.id])
     event(5, choice(KNOWN[1]), number=33)
     assert gone(4, 5) == {"status": "withdrawn", "labels": 1}

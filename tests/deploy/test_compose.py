@@ -201,7 +201,7 @@ def test_what_a_container_runs_is_a_command_of_ours(path: Path) -> None:
     checked = json.loads(said["HEALTHCHECK"].partition("CMD ")[2])
     for command in (checked, json.loads(said["CMD"])):
         assert command[0] == "edgeadapt"
-        _parser().parse_args(command[1:])
+        _parser(command[1:2]).parse_args(command[1:])
     if path == CONTAINERFILES[0]:
         assert SERVICES["edgeadapt"]["healthcheck"]["test"] == ["CMD", *checked]
 

@@ -90,7 +90,9 @@ def test_a_service_on_a_gpu_has_a_folder_for_its_engines_and_may_build_them_firs
     assert "CacheDirectory=edgeadapt\n" in text and "/var/cache/edgeadapt" in text
     whole = re.sub(r"^#(?=[A-Z]\w+=)", "", text, flags=re.MULTILINE)
     arguments = re.search(r"^ExecStartPre=-/opt/edgeadapt/bin/edgeadapt (.+)$", whole, re.MULTILINE)
-    assert arguments and _parser().parse_args(arguments[1].split()).call == "building:build"
+    assert arguments and _parser(["build"]).parse_args(arguments[1].split()).call.endswith(
+        "commands.build:build"
+    )
     unit.write_text(
         unit.read_text() + whole.replace("/opt/edgeadapt/bin/edgeadapt", sys.executable)
     )

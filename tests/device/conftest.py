@@ -1,65 +1,39 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from clothes import Opener
-from unmigrated import RAW, teach
+from golden_files import GOLDEN
+from migration_state import RAW, teach_three_sources
 
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
-from edgeadapt.device.resources.budget import Budget
-from edgeadapt.runtime import Runtime, open_runtime
+from edgeadapt.runtime import Runtime
 
 
 @pytest.fixture(scope="session")
-def bundle() -> Bundle:
-    return read_bundle(bundle_path())
+def vectors() -> Bundle:
+    """Feature vectors of four factory classes; ``feature_vectors.samples`` makes more of them."""
+    return read_bundle(GOLDEN / "vectors.edge")
 
 
 @pytest.fixture(scope="session")
-def runtime() -> Runtime:
-    """One engine for all learners, as ``open`` allows: graphs load once."""
-    return open_runtime()
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def opened(bundle: Bundle, runtime: Runtime) -> Iterator[Opener]:
-    """Open the shipped bundle; what is still open at the end is closed."""
-    learners: list[Learner] = []
-
-    def opener(state: Path | None = None, **settings: Any) -> Learner:
-        settings.setdefault("budget", Budget(busy_fraction=1.0))
-        learners.append(
-            open_learner(settings.pop("bundle", bundle), state=state, runtime=runtime, **settings)
-        )
-        return learners[-1]
-
-    yield opener
-    for learner in learners:
-        learner.close()
-
-
-@pytest.fixture
-def learner(opened: Opener) -> Learner:
-    return opened()
+def open_vectors(
+    vectors: Bundle, runtime: Runtime
+) -> Callable[..., AbstractContextManager[Learner]]:
+    return partial(open_learner, vectors, runtime=runtime)
 
 
 # -- to be migrated --------------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def second() -> Bundle:
     """Another encoder, which knows the same six classes."""
-    return read_bundle(Path(__file__).parent / "golden" / "second.edge")
+    return read_bundle(GOLDEN / "second.edge")
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +41,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle, runtime: Ru
     """A state folder with raw inputs, learned with the shipped bundle; copy it."""
     folder = tmp_path_factory.mktemp("taught") / "state"
     with open_learner(bundle, state=folder, runtime=runtime, keep=RAW) as learner:
-        teach(learner)
+        teach_three_sources(learner)
     return folder
 
 

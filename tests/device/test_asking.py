@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, NEW, Opener, images, watch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from learner_steps import BATCH, Opener, watch
 from numpy.typing import NDArray
+from sample_images import KNOWN, NEW, images
 
 from edgeadapt.bundle.schema import AskPolicy, LearnPolicy, NoveltyPolicy, PolicySpec
-from edgeadapt.device.adaptation.domain_manager import _drawn
+from edgeadapt.device.adaptation.question_planner import _drawn
 from edgeadapt.device.querying.strategy import (
     FLOOR,
     NOVEL,
     Asking,
     Candidates,
+    HeadView,
     choose_questions,
     doubts,
     newness_of,
@@ -259,11 +261,7 @@ def ask(
 ) -> list[int]:
     return asking.choose(
         topic,
-        head,
-        z,
-        head(z),
-        HOMES,
-        np.ones(4, bool),
+        HeadView(z, np.zeros((len(z), 0), np.float32), head(z), head, HOMES, np.ones(4, bool)),
         POLICY,
         is_settled=is_settled,
         topics=topics,

@@ -17,11 +17,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, Opener, images, watch
+from golden_files import GOLDEN
+from learner_steps import BATCH, Opener, watch
+from sample_images import KNOWN, images
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
 from edgeadapt.bundle.schema import FORMAT, PLAIN_FORMAT
-from edgeadapt.bundle.signing import generate_key
+from edgeadapt.bundle.signature import generate_key
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
@@ -36,6 +38,7 @@ from edgeadapt.errors import (
     StateError,
     UnknownClassError,
 )
+from edgeadapt.testing import inspect_state
 
 X, NAMES = images(40, seed=9)
 
@@ -62,7 +65,7 @@ def refuse(learner: Learner, match: str, x: Any = None, features: Any = None) ->
     """All three doors refuse alike, and a window that was there stays."""
     learner.observe(X[:5], stream="kept")
     with nothing_lost(learner):
-        count = learner._streams.observed("kept").window.count
+        count = inspect_state(learner).streams.observed("kept").window.count
         for call in (
             lambda: learner.predict(x, features=features),
             lambda: learner.observe(x, features=features, stream="kept"),
@@ -70,7 +73,7 @@ def refuse(learner: Learner, match: str, x: Any = None, features: Any = None) ->
         ):
             with pytest.raises(InputError, match=match):
                 call()
-        assert learner._streams.observed("kept").window.count == count
+        assert inspect_state(learner).streams.observed("kept").window.count == count
 
 
 @pytest.mark.parametrize(
@@ -467,7 +470,7 @@ def test_a_state_of_another_feature_space_is_refused_and_kept(
     learner.learn(X, NAMES)
     digest = learner.settle() and learner.digest()
     learner.close()
-    other = read_bundle(Path(__file__).parent / "golden" / "vectors.edge")
+    other = read_bundle(GOLDEN / "vectors.edge")
     with pytest.raises(
         StateError,
         match=(
@@ -550,9 +553,9 @@ def test_a_file_in_place_of_the_folder_is_refused(opened: Opener, state: Path) -
 
 def limit_pages(learner: Learner, spare: int | None) -> None:
     """SQLite's own SQLITE_FULL: the database may grow by ``spare`` pages, or freely again."""
-    with learner._journal._mutex:
-        pages = learner._journal._db.execute("PRAGMA page_count").fetchone()[0]
-        learner._journal._db.execute(
+    with inspect_state(learner).journal._mutex:
+        pages = inspect_state(learner).journal._db.execute("PRAGMA page_count").fetchone()[0]
+        inspect_state(learner).journal._db.execute(
             f"PRAGMA max_page_count = {2**30 if spare is None else pages + spare}"
         )
 
@@ -604,9 +607,9 @@ def test_labels_received_before_the_disk_was_full_are_learned_when_it_has_space(
     with pytest.raises(StateError, match="database or disk is full"):
         learner.settle()
     assert learner.counters()["evidence"]["received"] > 100
-    assert learner._live.labels == 200 - learner.counters()["evidence"]["received"]
+    assert inspect_state(learner).state.labels == 200 - learner.counters()["evidence"]["received"]
     with nothing_full(learner):
-        assert len(learner._journal.evidence()) == 200
+        assert len(inspect_state(learner).journal.evidence()) == 200
     limit_pages(learner, None)
     learner.learn(X[:1], NAMES[:1])
     learner.settle()
@@ -625,7 +628,9 @@ def test_a_forget_that_finds_the_disk_full_keeps_its_held_out_judges(
     learner = opened(state)
     ids = learner.learn(*images(200))
     learner.settle()
-    judges = {row.id for row in learner._journal.evidence(where="status = 'held_out'")}
+    judges = {
+        row.id for row in inspect_state(learner).journal.evidence(where="status = 'held_out'")
+    }
     limit_pages(learner, 0)
     for call in (
         lambda: learner.forget(ids=sorted(judges)[:3]),
@@ -635,13 +640,13 @@ def test_a_forget_that_finds_the_disk_full_keeps_its_held_out_judges(
         with pytest.raises(StateError, match="database or disk is full"):
             call()
         assert (
-            sum(counts["held_out"] for counts in learner._held_out._counts.values())
+            sum(counts["held_out"] for counts in inspect_state(learner).held_out._counts.values())
             == len(judges)
             > 10
         )
     limit_pages(learner, None)
     assert learner.forget(ids=ids).removed == 200
-    assert learner._held_out.total == 0
+    assert inspect_state(learner).held_out.total == 0
 
 
 def test_decisions_that_could_not_be_written_are_written_later(opened: Opener, state: Path) -> None:
@@ -650,14 +655,20 @@ def test_decisions_that_could_not_be_written_are_written_later(opened: Opener, s
     limit_pages(learner, 0)
     with pytest.raises(StateError):  # no page is left, nor room in the last one
         while True:
-            learner._journal.decide([(0.0, "filler", "hold", "source", "x" * 50)])
+            inspect_state(learner).journal.decide([(0.0, "filler", "hold", "source", "x" * 50)])
     with pytest.raises(StateError, match="database or disk is full"):
         learner.checkpoint()
     # reading needs no room
     assert sum(stream == "default" for _, stream, *_ in learner.decisions(10_000)) == 40
     limit_pages(learner, None)
     learner.checkpoint()
-    assert sum(stream == "default" for _, stream, *_ in learner._journal.decisions(10_000)) == 40
+    assert (
+        sum(
+            stream == "default"
+            for _, stream, *_ in inspect_state(learner).journal.decisions(10_000)
+        )
+        == 40
+    )
 
 
 def test_a_second_learner_in_one_process_is_refused_too(opened: Opener, state: Path) -> None:

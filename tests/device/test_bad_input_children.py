@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from clothes import Opener
+import sample_images
+from learner_steps import Opener
 from test_bad_input import still_works
 
 from edgeadapt.demo.sample import bundle_path
@@ -77,7 +78,7 @@ from pathlib import Path
 from edgeadapt.device.learner import open
 from edgeadapt.errors import StateError
 sys.path.insert(0, sys.argv[2])
-from clothes import images
+from sample_images import images
 x, names = images(400)
 learner = open(sys.argv[1], state="small")
 learner.learn(x[:20], names[:20]); learner.settle()
@@ -109,7 +110,7 @@ def test_on_a_disk_that_is_really_full_labels_are_refused_serving_goes_on_and_sp
     tmp_path: Path,
 ) -> None:
     (tmp_path / "small").mkdir()
-    here = str(Path(__file__).parent)
+    here = str(Path(sample_images.__file__).parent)
     told = in_own_mounts(
         "mount -t tmpfs -o size=1m none small", _FULL, str(bundle_path()), here, cwd=tmp_path
     )
@@ -158,7 +159,7 @@ _FORKS = """
 import os, sys, time
 from edgeadapt.device.learner import open
 sys.path.insert(0, sys.argv[3])
-from clothes import images
+from sample_images import images
 say = lambda line: os.write(1, line.encode() + b"\\n")  # whole lines: two processes share the pipe
 x, names = images(20)
 learner = open(sys.argv[1], state=sys.argv[2])
@@ -192,7 +193,7 @@ def forks(state: Path, how: str) -> list[str]:
         _FORKS,
         str(bundle_path()),
         str(state),
-        str(Path(__file__).parent),
+        str(Path(sample_images.__file__).parent),
         how,
     ]
     return subprocess.run(arguments, capture_output=True, text=True, timeout=60).stdout.splitlines()

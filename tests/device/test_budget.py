@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clothes import BATCH, Opener, images, watch
+from learner_steps import BATCH, Opener, watch
+from sample_images import images
 
 from edgeadapt.device.detection.steadiness import WindowStats
 from edgeadapt.device.resources import sensors as vitals
 from edgeadapt.device.resources.budget import Budget, Meter
-from edgeadapt.device.resources.sensors import Vitals
+from edgeadapt.device.resources.sensors import SensorReadings
 from edgeadapt.errors import BudgetError, InputWarning
 
 
@@ -176,8 +177,8 @@ class Thermometer:
     hottest_c: float | None = 50.0
     power_w: float | None = 8.0
 
-    def __call__(self) -> Vitals:
-        return Vitals(hottest_c=self.hottest_c, power_w=self.power_w)
+    def __call__(self) -> SensorReadings:
+        return SensorReadings(hottest_c=self.hottest_c, power_w=self.power_w)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_a_limit_that_nothing_measures_is_said_once_and_holds_nothing_back() -> 
 
 
 def test_without_a_limit_nothing_is_measured() -> None:
-    def fail() -> Vitals:
+    def fail() -> SensorReadings:
         raise AssertionError("measured")
 
     assert Meter(Budget(), Clock(), fail).may_start("adapt")

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from clothes import BATCH, KNOWN, Opener, images
+from learner_steps import BATCH, Opener
+from sample_images import KNOWN, images
 
 from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.learner import Learner
+from edgeadapt.testing import inspect_state
 
 
 def in_threads(*tasks: Callable[[], Any]) -> None:
@@ -34,13 +36,13 @@ def in_threads(*tasks: Callable[[], Any]) -> None:
 
 def remember_published(learner: Learner) -> list[LearnerState]:
     """Every memory the learner publishes from now on, the present one first."""
-    published, publish = [learner._live], learner._publish
+    published, publish = [inspect_state(learner).state], inspect_state(learner).published.publish
 
     def both(memory: LearnerState) -> None:
         published.append(memory)
         publish(memory)
 
-    learner._publish = learner._transactions._publish = learner._conditions._publish = both  # type: ignore[method-assign]
+    inspect_state(learner).published.publish = both  # type: ignore[method-assign]
     return published
 
 
@@ -50,7 +52,7 @@ def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(
     learner = opened()
     published = remember_published(learner)
     probe, _ = images(8, seed=70)
-    z, taps = learner._program.encode(probe)
+    z, taps = inspect_state(learner).program.encode(probe)
     seen: list[Any] = []
     done = threading.Event()
 
@@ -74,7 +76,9 @@ def test_while_it_learns_every_prediction_matches_exactly_one_published_memory(
 
     in_threads(predict, predict, teach)
     possible = [
-        learner._serving.prediction(learner._program.read(z, taps, memory.tensors), memory)
+        inspect_state(learner).observer.predictor.prediction(
+            inspect_state(learner).program.read(z, taps, memory.tensors), memory
+        )
         for memory in published
     ]
     keys = {(p.classes, p.probs.tobytes()) for p in possible}
@@ -101,7 +105,9 @@ def test_conditions_and_labels_publish_without_losing_each_others_work(opened: O
 
     in_threads(lambda: watch(fog, "one"), lambda: watch(dark, "two"), teach)
     learner.settle()
-    assert learner._live.labels == 160 == sum(learner.counters()["evidence"].values())
+    assert (
+        inspect_state(learner).state.labels == 160 == sum(learner.counters()["evidence"].values())
+    )
     assert learner.domain("one") != learner.domain("two") and {
         learner.domain("one"),
         learner.domain("two"),
@@ -145,7 +151,7 @@ def test_one_stream_observed_from_two_threads_keeps_a_whole_window(opened: Opene
 
     in_threads(lambda: watch(x[: len(x) // 2]), lambda: watch(x[len(x) // 2 :]))
     learner.settle()
-    window = learner._streams.observed("default").window
+    window = inspect_state(learner).streams.observed("default").window
     assert window.count == BATCH and len(set(window._ids)) == BATCH and set(window._ids) <= set(ids)
     assert all(learner.is_pending(sample) for sample in ids) and len(set(ids)) == len(x)
 
@@ -185,7 +191,7 @@ def test_an_error_in_background_work_is_raised_by_settle_once_and_work_goes_on(
     def fail() -> None:
         raise ZeroDivisionError("a fault of the test")
 
-    learner._worker.submit(fail)
+    inspect_state(learner).worker.submit(fail)
     try:
         learner.settle()
         raise AssertionError("the error was lost")
@@ -200,7 +206,7 @@ def test_an_error_in_background_work_is_raised_by_settle_once_and_work_goes_on(
 def test_settle_says_when_time_is_up(opened: Opener) -> None:
     learner = opened()
     release = threading.Event()
-    learner._worker.submit(release.wait)
+    inspect_state(learner).worker.submit(release.wait)
     assert not learner.settle(0.05)
     release.set()
     assert learner.settle(5.0)
@@ -210,11 +216,11 @@ def test_labels_go_before_windows_that_wait(opened: Opener) -> None:
     learner = opened()
     order: list[str] = []
     release = threading.Event()
-    learner._worker.submit(release.wait)
+    inspect_state(learner).worker.submit(release.wait)
     time.sleep(0.05)
     for number in range(3):
-        learner._worker.submit(lambda number=number: order.append(f"window {number}"))
-    learner._worker.submit(lambda: order.append("label"), urgent=True)
+        inspect_state(learner).worker.submit(lambda number=number: order.append(f"window {number}"))
+    inspect_state(learner).worker.submit(lambda: order.append("label"), urgent=True)
     release.set()
     learner.settle()
     assert order == ["label", "window 0", "window 1", "window 2"]
@@ -223,7 +229,7 @@ def test_labels_go_before_windows_that_wait(opened: Opener) -> None:
 def test_frames_are_served_while_the_worker_is_busy(opened: Opener) -> None:
     learner = opened()
     release = threading.Event()
-    learner._worker.submit(release.wait)
+    inspect_state(learner).worker.submit(release.wait)
     x, _ = images(4 * BATCH)
     started = time.perf_counter()
     for start in range(0, len(x), BATCH):

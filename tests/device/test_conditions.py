@@ -10,17 +10,20 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, NEW, Opener, accuracy, images, sample, watch
+from learner_steps import BATCH, Opener, accuracy, watch
+from sample_images import KNOWN, NEW, images, sample
 
 from edgeadapt.bundle.schema import AccuracyPolicy, PolicySpec
 from edgeadapt.demo.sample import bundle_path
-from edgeadapt.device.adaptation import domain_manager as conditions_module
+from edgeadapt.device.adaptation import router
+from edgeadapt.device.adaptation.corrections import Corrections
 from edgeadapt.device.adaptation.health import HEALTHY, distance_from
 from edgeadapt.device.detection.domain_router import open_domain
 from edgeadapt.device.detection.field_accuracy import FieldAccuracy
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.scenarios.orders import arrange
+from edgeadapt.testing import inspect_state
 
 
 def stream_of(
@@ -156,15 +159,15 @@ def test_new_classes_that_are_answered_open_no_condition(opened: Opener) -> None
     assert set(learner.classes) & set(NEW)
     assert all(
         not domain.tensors or np.array_equal(*_norms(learner, domain))
-        for domain in learner._live.domains.values()
+        for domain in inspect_state(learner).state.domains.values()
     )
 
 
 def _norms(learner: Learner, domain: Any) -> tuple[Any, Any]:
-    download = learner._program.runtime.download
+    download = inspect_state(learner).program.runtime.download
     return (
         download(domain.tensors)["norm.mean"],
-        download(learner._program.factory_domain())["norm.mean"],
+        download(inspect_state(learner).program.factory_domain())["norm.mean"],
     )
 
 
@@ -294,7 +297,7 @@ def test_a_correction_that_does_not_bring_samples_home_is_dropped(opened: Opener
     noise = np.random.default_rng(0).integers(0, 256, (10 * BATCH, 28, 28), np.uint8)
     before = learner.predict(noise).probs
     watch(learner, noise)
-    domain = learner._live.domains.get(learner.domain())
+    domain = inspect_state(learner).state.domains.get(learner.domain())
     if domain is not None and domain.encode is None:
         np.testing.assert_array_equal(learner.predict(noise).probs, before)
         assert (
@@ -302,8 +305,10 @@ def test_a_correction_that_does_not_bring_samples_home_is_dropped(opened: Opener
             or not learner.counters()["refreshes"]
         )
     else:
-        kept = learner._streams.observed("default").memories[learner.domain()]
-        distance = distance_from(learner.predict(kept.inputs()).embedding, learner._live.prototypes)
+        kept = inspect_state(learner).streams.observed("default").memories[learner.domain()]
+        distance = distance_from(
+            learner.predict(kept.inputs()).embedding, inspect_state(learner).state.prototypes
+        )
         assert distance.mean() <= HEALTHY * kept.mean_distance + 1e-6
 
 
@@ -311,7 +316,7 @@ def test_inputs_kept_for_adaptation_never_touch_the_disk(opened: Opener, state: 
     learner = opened(state)
     x, _ = stream_of("fog", 8, 38)
     watch(learner, x)
-    kept = learner._streams.observed("default").memories["condition-1"].inputs()
+    kept = inspect_state(learner).streams.observed("default").memories["condition-1"].inputs()
     assert len(kept) == 64
     learner.checkpoint()
     learner.close()
@@ -343,8 +348,8 @@ def test_a_retired_condition_leaves_its_stream_in_good_order(
             stream=f"cam-{number}",
         )
     assert len(learner.domains()) <= slots
-    for name in [*learner._live.domains][:-1]:
-        learner._publish(learner._live.without_domain(name))
+    for name in [*inspect_state(learner).state.domains][:-1]:
+        inspect_state(learner).published.publish(inspect_state(learner).state.without_domain(name))
     show(learner, "fog", 4, 41, stream="foggy")
     assert learner.domain("foggy") in learner.domains()
     assert np.isfinite(learner.predict(sample().x[:64], stream="foggy").probs).all()
@@ -356,10 +361,18 @@ def test_the_least_recently_used_guess_makes_room_first_and_retiring_is_durable(
     learner = opened(tmp_path / "live")
     x = sample().x
     for _ in range(learner.bundle.manifest.domain_slots):
-        memory, _ = open_domain(learner._live, learner._program, learner._conditions._places.width)
-        learner._publish(memory)
+        memory, _ = open_domain(
+            inspect_state(learner).state,
+            inspect_state(learner).program,
+            inspect_state(learner).conditions._projection.width,
+        )
+        inspect_state(learner).published.publish(memory)
     learner.checkpoint()
-    learner._publish(learner._live.with_domain(learner._live.domains["condition-1"]))
+    inspect_state(learner).published.publish(
+        inspect_state(learner).state.with_domain(
+            inspect_state(learner).state.domains["condition-1"]
+        )
+    )
     watch(learner, 255 - x[: 3 * BATCH])
     assert (
         "condition-1" not in learner.domains()
@@ -399,9 +412,9 @@ def test_a_correction_that_makes_one_class_of_everything_is_suspended_and_the_de
 ) -> None:
     learner = opened()
     show(learner, "brightness", 8, 44, answers=False)
-    conditions, memory = learner._conditions, learner._live
+    conditions, memory = inspect_state(learner).conditions, inspect_state(learner).state
     active = memory.domains["condition-1"]
-    kept = learner._streams.observed("default").memories["condition-1"]
+    kept = inspect_state(learner).streams.observed("default").memories["condition-1"]
     assert active.encode is not None
     read = conditions.corrections._read(active.encode, active, kept.inputs(), memory)
     same = conditions.corrections._health(read, memory)
@@ -440,7 +453,7 @@ def test_classes_that_come_for_the_first_time_stay_in_the_condition_whose_correc
         return learner.domains(), right
 
     together, gained = seen()
-    monkeypatch.setattr(conditions_module, "brings_home", lambda corrected, bare: False)
+    monkeypatch.setattr(router, "brings_home", lambda corrected, bare: False)
     apart, right = seen()
     assert len(together) < len(apart) and gained > right + 0.05
 
@@ -450,8 +463,11 @@ def test_a_correction_that_leads_the_newest_window_away_is_dropped_before_the_ne
 ) -> None:
     learner = opened()
     show(learner, "brightness", 8, 44, answers=False)
-    conditions, active = learner._conditions, learner._live.domains["condition-1"]
-    view = learner._streams.observed("default").window.take()
+    conditions, active = (
+        inspect_state(learner).conditions,
+        inspect_state(learner).state.domains["condition-1"],
+    )
+    view = inspect_state(learner).streams.observed("default").window.take()
     assert active.refreshes and view.correction is active.tensors
     assert conditions.corrections.unless_it_harms(active, view, 2 * view.distances) is active
     dropped = conditions.corrections.unless_it_harms(active, view, 0.5 * view.distances)
@@ -477,7 +493,5 @@ def test_a_stream_whose_new_classes_stray_drops_its_correction_between_refreshes
         )
 
     with_it = dropped()
-    monkeypatch.setattr(
-        conditions_module.Corrections, "unless_it_harms", lambda self, domain, view, bare: domain
-    )
+    monkeypatch.setattr(Corrections, "unless_it_harms", lambda self, domain, view, bare: domain)
     assert with_it > dropped()

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import KNOWN, Opener, images, tensors, wrong
+from learner_steps import Opener, tensors
+from sample_images import KNOWN, images, wrong
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import InputError
+from edgeadapt.testing import inspect_state
 
 X, NAMES = images(160, seed=33)
 
@@ -32,7 +34,7 @@ def answer(learner: Learner, ids: Any, names: Any, source: str = "hand") -> None
 
 def accepted(learner: Learner) -> dict[bytes, tuple[str, str]]:
     """Features -> (label, learned or held out): the rows without their random names and numbers."""
-    rows = learner._journal.evidence(where="status IN ('learned', 'held_out')")
+    rows = inspect_state(learner).journal.evidence(where="status IN ('learned', 'held_out')")
     return {row.features.tobytes(): (row.label, row.status) for row in rows}
 
 
@@ -47,7 +49,7 @@ def assert_equal_but_for_rounding(mine: Learner, other: Learner) -> None:
     for name in ("ridge.moment", "mean.moment", "shift.moment"):
         np.testing.assert_array_equal(a[name][-1], b[name][-1], err_msg=name)
     np.testing.assert_allclose(mine.predict(X).probs, other.predict(X).probs, atol=2e-3)
-    assert mine._live.labels == other._live.labels
+    assert inspect_state(mine).state.labels == inspect_state(other).state.labels
 
 
 def test_late_labels_in_any_order_leave_what_labels_on_time_leave(opened: Opener) -> None:
@@ -171,7 +173,7 @@ def test_a_sample_is_forgotten_by_when_it_was_met_not_by_when_it_was_labelled(
     ids = learner.observe(X[:8]).ids
     monkeypatch.setattr("time.time", lambda: 5000.0)
     answer(learner, ids, NAMES[:8])
-    assert [row.time for row in learner._journal.evidence()] == [1000.0] * 8
+    assert [row.time for row in inspect_state(learner).journal.evidence()] == [1000.0] * 8
     assert learner.forget(after=2000.0).removed == 0
     assert learner.forget(before=2000.0).removed == 8
 
@@ -187,12 +189,12 @@ def test_a_correction_that_waits_when_the_process_stops_is_learned_at_the_next_s
     learner.close()
     again = opened(state)
     again.settle()
-    rows = [row for row in again._journal.evidence() if row.id == ids[7]]
+    rows = [row for row in inspect_state(again).journal.evidence() if row.id == ids[7]]
     assert [(row.label, row.status in ("learned", "held_out")) for row in rows] == [
         (NAMES[7], False),
         (wrong(NAMES[7:8])[0], True),
     ]
-    assert again._live.labels == 50
+    assert inspect_state(again).state.labels == 50
 
 
 def test_rollback_over_a_correction_brings_the_first_label_back(opened: Opener) -> None:
@@ -263,7 +265,7 @@ def test_odd_selections_are_refused_by_name(opened: Opener, odd: dict[str, Any])
 def in_force(learner: Learner, sample: str) -> list[str]:
     return [
         row.label
-        for row in learner._journal.rows_of([sample])
+        for row in inspect_state(learner).journal.rows_of([sample])
         if row.status in ("learned", "held_out")
     ]
 
@@ -278,7 +280,7 @@ def test_of_labels_that_waited_the_last_one_counts_whoever_gave_it(opened: Opene
     learner.freeze(False)
     learner.settle()
     assert in_force(learner, ids[0]) == NAMES[:1] and in_force(learner, ids[1]) == NAMES[1:2]
-    assert learner._live.labels == 2
+    assert inspect_state(learner).state.labels == 2
 
 
 def test_a_withdrawn_sample_has_no_older_label_that_is_learned_after_all(opened: Opener) -> None:
@@ -290,7 +292,7 @@ def test_a_withdrawn_sample_has_no_older_label_that_is_learned_after_all(opened:
     learner.withdraw(ids[0])
     learner.freeze(False)
     learner.settle()
-    assert in_force(learner, ids[0]) == [] and learner._live.labels == 0
+    assert in_force(learner, ids[0]) == [] and inspect_state(learner).state.labels == 0
 
 
 def test_a_label_that_a_rollback_brought_back_can_be_withdrawn(opened: Opener) -> None:

@@ -22,6 +22,7 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import BundleError, InputError
 from edgeadapt.runtime import Runtime
+from edgeadapt.testing import inspect_state
 
 THRESHOLD = 3.0
 
@@ -185,25 +186,31 @@ def test_on_a_sorted_stream_of_overlapping_classes_more_answers_are_right(learne
     together = (observed(learner, z, 32) == truth).mean()
     assert 0.6 < alone < 0.9
     assert together > alone + 0.07
-    assert learner._smoothing is not None and learner._smoothing.batches > 15
+    assert (
+        inspect_state(learner).observer._smoothing is not None
+        and inspect_state(learner).observer._smoothing.batches > 15
+    )
 
 
 @pytest.mark.parametrize("batch", [8, 32])
 def test_on_a_stream_without_order_it_never_acts(learner: Learner, batch: int) -> None:
     z, _ = overlapping(1600, "shuffled")
     np.testing.assert_array_equal(observed(learner, z, batch), predicted(learner, z))
-    assert learner._smoothing is not None and learner._smoothing.batches == 0
+    assert (
+        inspect_state(learner).observer._smoothing is not None
+        and inspect_state(learner).observer._smoothing.batches == 0
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_small_batches_are_answered_as_if_it_were_not_there(learner: Learner, batch: int) -> None:
     z, _ = overlapping(240, "sorted")
     observed(learner, z, 8)
-    assert learner._smoothing is not None
-    acted = learner._smoothing.batches
+    assert inspect_state(learner).observer._smoothing is not None
+    acted = inspect_state(learner).observer._smoothing.batches
     assert acted > 0
     np.testing.assert_array_equal(observed(learner, z[:56], batch), predicted(learner, z[:56]))
-    assert learner._smoothing.batches == acted
+    assert inspect_state(learner).observer._smoothing.batches == acted
 
 
 def test_prediction_stays_pure_and_windows_read_what_was_not_smoothed(
@@ -262,7 +269,7 @@ def test_a_batch_beyond_the_ladder_is_smoothed_in_chunks_and_its_small_rest_is_n
 ) -> None:
     program = Program(carrying, runtime)
     with open_learner(carrying, runtime=runtime) as opened:
-        tensors = opened._live.tensors
+        tensors = inspect_state(opened).state.tensors
     z, _ = overlapping(70, "sorted")
     read = program.read(z, np.zeros((70, 0), np.float32), tensors)
     whole = program.smooth(read.logits, read.embedding, tensors)

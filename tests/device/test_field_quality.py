@@ -23,6 +23,7 @@ from edgeadapt.device.quality.learning_curve import (
 from edgeadapt.device.storage.rows import FieldAnswer
 from edgeadapt.results import RightAnswers
 from edgeadapt.scenarios.corruptions import corrupt
+from edgeadapt.testing import inspect_state
 
 
 def asked(
@@ -31,7 +32,7 @@ def asked(
     """Samples that are asked about and answered; a wrong one is given another class."""
     known = load_sample().x[: len(rights)]
     seen = learner.observe(known, stream="door")
-    field = learner._conditions.field_accuracy
+    field = inspect_state(learner).conditions.field_accuracy
     said = []
     for sample, predicted, right in zip(seen.ids, seen.prediction.labels, rights, strict=True):
         field.asked(sample, "door", "source", predicted, is_random=is_random)

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeadapt_bench.datasets.mirror import NAMES, drifted, samples
+from edgeadapt_bench.datasets.mirrored_domain import NAMES, drifted, samples
+from golden_files import GOLDEN
 
 import edgeadapt
 from edgeadapt import Budget, Policy
@@ -23,8 +24,9 @@ from edgeadapt.device.recovery.replay import replay
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import BundleError
 from edgeadapt.runtime import open_runtime
+from edgeadapt.testing import inspect_state
 
-BUNDLE = Path(__file__).parent / "golden" / "growing.edge"
+BUNDLE = GOLDEN / "growing.edge"
 STREAM = "line"
 
 
@@ -65,12 +67,12 @@ def grown(learner: Any) -> list[Any]:
 
 
 def adaptor(learner: Any) -> str:
-    memory = learner._live
+    memory = inspect_state(learner).state
     return next(
         (
             found
             for domain in memory.domains.values()
-            if (found := learner._program.adaptors.held_in(domain.tensors))
+            if (found := inspect_state(learner).program.adaptors.held_in(domain.tensors))
         ),
         "",
     )
@@ -132,7 +134,7 @@ def test_the_way_back_and_forth_finds_the_same_adaptor_again(learner: Any) -> No
 def test_growing_moves_no_answer_of_another_condition_by_a_bit(
     learner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    x, record, same = samples(64, 77)[0], learner._transactions.record, []
+    x, record, same = samples(64, 77)[0], inspect_state(learner).log.record, []
 
     def watched(kind: str, *given: Any, **more: Any) -> Any:
         before = learner.predict(x, stream="other").probs
@@ -141,7 +143,7 @@ def test_growing_moves_no_answer_of_another_condition_by_a_bit(
             same.append(np.array_equal(learner.predict(x, stream="other").probs, before))
         return result
 
-    monkeypatch.setattr(learner._transactions, "record", watched)
+    monkeypatch.setattr(inspect_state(learner).log, "record", watched)
     grow(learner, windows=12)
     assert len(grown(learner)) >= 2 and len(same) >= 2 and all(same)
 
@@ -155,7 +157,7 @@ def test_labels_of_a_grown_condition_leave_the_shared_head_alone_but_for_new_cla
     seen = learner.observe(samples(32, 71, 1.0)[0], stream=STREAM)
     learner.label(list(seen.ids[:6]), ["plus w"] * 6)
     learner.settle()
-    weights = {row.id: row.weight for row in learner._journal.evidence()}
+    weights = {row.id: row.weight for row in inspect_state(learner).journal.evidence()}
     assert {weights[sample] for sample in given} == {0.0}
     assert (
         {weights[sample] for sample in seen.ids[:6]}
@@ -220,7 +222,7 @@ def test_an_adaptor_that_was_shed_stays_shed_after_a_restart_and_in_a_replay(
     with opened(tmp_path / "state") as learner:
         grow(learner)
         learner.freeze()
-        learner.withdraw(learner._journal.evidence(where="status = 'learned'")[-1].id)
+        learner.withdraw(inspect_state(learner).journal.evidence(where="status = 'learned'")[-1].id)
         assert adaptor(learner) == "" and list(learner.domains()) == ["condition-1"]
         marks = learner.digest()
     journal = Journal(tmp_path / "state")
@@ -275,7 +277,9 @@ def test_a_label_of_a_new_class_does_not_keep_the_others_from_their_condition(le
         if (commit.outcome, commit.kind) == ("vetoed", "learn")
         and commit.detail["domain"] != "source"
     ]
-    weights = {(row.label == "plus w", row.weight) for row in learner._journal.evidence()}
+    weights = {
+        (row.label == "plus w", row.weight) for row in inspect_state(learner).journal.evidence()
+    }
     assert (True, 0.0) not in weights and (False, 0.0) in weights
 
 
@@ -290,14 +294,16 @@ def test_growing_needs_nothing_of_the_bundles_file_after_it_was_opened(tmp_path:
 
 def test_two_strengths_of_one_condition_are_not_merged(learner: Any) -> None:
     grow(learner)
-    memory = learner._live
+    memory = inspect_state(learner).state
     first = memory.domains["condition-1"]
     weak = replace(
         first,
         name="condition-9",
         signature=replace(first.signature, sums=0.4 * first.signature.sums),
     )
-    learner._worker.call(lambda: learner._publish(memory.with_domain(weak)))
+    inspect_state(learner).worker.call(
+        lambda: inspect_state(learner).published.publish(memory.with_domain(weak))
+    )
     learner.checkpoint()
     assert len(learner.domains()) == 2
 
@@ -350,7 +356,7 @@ def test_new_classes_alone_grow_nothing() -> None:
 
 
 def test_declared_memory_counts_one_adaptor_for_each_condition(learner: Any) -> None:
-    program = learner._program
+    program = inspect_state(learner).program
     largest = max(program.adaptors.nbytes(name) for name in program.adaptors.candidates)
     assert program.nbytes()["adaptor"] == program.manifest.domain_slots * largest
 
@@ -383,7 +389,7 @@ def test_a_stream_that_hovers_about_the_threshold_stays_with_one_condition(learn
 def test_two_conditions_that_turn_out_to_be_one_become_one(tmp_path: Path) -> None:
     with opened(tmp_path / "state") as learner:
         grow(learner)
-        program, memory = learner._program, learner._live
+        program, memory = inspect_state(learner).program, inspect_state(learner).state
         first = memory.domains["condition-1"]
         twin = replace(
             first,
@@ -391,11 +397,13 @@ def test_two_conditions_that_turn_out_to_be_one_become_one(tmp_path: Path) -> No
             tensors=program.factory_domain(),
             saved=program.factory_domain(),
         )
-        learner._worker.call(lambda: learner._publish(memory.with_domain(twin)))
+        inspect_state(learner).worker.call(
+            lambda: inspect_state(learner).published.publish(memory.with_domain(twin))
+        )
         learner.checkpoint()
         assert list(learner.domains()) == ["condition-1"] and adaptor(learner)
         assert (
-            learner._live.domains["condition-1"].signature.counts.sum()
+            inspect_state(learner).state.domains["condition-1"].signature.counts.sum()
             == 2 * first.signature.counts.sum()
         )
         marks = learner.digest()
@@ -410,6 +418,6 @@ def test_a_condition_with_more_labels_than_an_adaptor_may_train_on_trains_on_a_s
         grow(learner, windows=24)
         assert (
             max(commit.detail["labels"] for commit in grown(learner))
-            > learner._program.manifest.policy.growth.samples
+            > inspect_state(learner).program.manifest.policy.growth.samples
         )
         assert accuracy(learner, 1.0) > 0.9

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from clothes import CLASSES, Opener, images, watch
+from learner_steps import Opener, watch
+from sample_images import CLASSES, images
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.demo.sample import bundle_path
@@ -20,6 +21,7 @@ from edgeadapt.device.querying import pending as evidence
 from edgeadapt.device.storage.features import as_stored
 from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.errors import InputError
+from edgeadapt.testing import inspect_state
 
 
 @pytest.fixture(scope="session")
@@ -45,22 +47,24 @@ def adapted(
     learner = opened(bundle=bundle, **settings)
     x, names = images(640, condition="fog")
     watch(learner, x[:-32], stream="cam")
-    assert learner._live.encoder_in(learner.domain("cam")) is not None
+    assert inspect_state(learner).state.encoder_in(learner.domain("cam")) is not None
     return learner, learner.observe(x[-32:], stream="cam").ids, x[-32:], names[-32:]
 
 
 def rows(learner: Learner) -> dict[str, EvidenceRow]:
-    return {row.id: row for row in learner._journal.evidence()}
+    return {row.id: row for row in inspect_state(learner).journal.evidence()}
 
 
 def test_a_space_that_is_preserved_keeps_what_the_adapted_encoder_saw(
     opened: Opener, bundle: Bundle
 ) -> None:
     learner, ids, x, names = adapted(opened, bundle)
-    own = np.stack([batch.features[row] for batch, row in map(learner._pending.find, ids)])  # type: ignore[misc]
+    own = np.stack(
+        [batch.features[row] for batch, row in map(inspect_state(learner).pending.find, ids)]
+    )  # type: ignore[misc]
     learner.label(ids, names)
     learner.settle()
-    factory = as_stored(*learner._program.encode(x))
+    factory = as_stored(*inspect_state(learner).program.encode(x))
     kept = np.stack([rows(learner)[i].features for i in ids])
     assert np.array_equal(kept, own) and not np.allclose(kept, factory, atol=0.01)
     assert {row.met for row in rows(learner).values()} == {"adapted"}
@@ -74,18 +78,19 @@ def test_a_label_is_learned_from_the_features_of_the_factory_encoder(
     learner.settle()
     kept = rows(learner)
     assert np.array_equal(
-        np.stack([kept[i].features for i in ids]), as_stored(*learner._program.encode(x))
+        np.stack([kept[i].features for i in ids]),
+        as_stored(*inspect_state(learner).program.encode(x)),
     )
     assert {(row.met, row.space) for row in kept.values()} == {("shifted", foreign.manifest.space)}
     assert {row.status for row in kept.values()} <= {"learned", "held_out"}
-    assert len(learner._pending._raw) > 0 and not any(i in learner._pending._raw for i in ids), (
-        "an input goes with its sample"
-    )
+    assert len(inspect_state(learner).pending._raw) > 0 and not any(
+        i in inspect_state(learner).pending._raw for i in ids
+    ), "an input goes with its sample"
     learner.label(ids[0], names[1])  # a correction finds the same features
     learner.settle()
     corrected = [
         row.features
-        for row in learner._journal.evidence()
+        for row in inspect_state(learner).journal.evidence()
         if (row.id, row.label) == (ids[0], names[1])
     ]
     assert corrected and np.array_equal(corrected[-1], kept[ids[0]].features)
@@ -99,7 +104,9 @@ def test_a_question_is_answered_in_the_space_of_the_factory(
     assert len(questions) >= 10
     learner.label([q.id for q in questions], [CLASSES[0]] * len(questions))
     learner.settle()
-    expected = as_stored(*learner._program.encode(np.stack([q.frame for q in questions])))
+    expected = as_stored(
+        *inspect_state(learner).program.encode(np.stack([q.frame for q in questions]))
+    )
     assert np.allclose(
         np.stack([rows(learner)[q.id].features for q in questions]), expected, atol=0.01
     )
@@ -112,7 +119,8 @@ def test_labelled_data_in_hand_goes_through_the_factory_encoder(
     ids = learner.learn(x, names, stream="cam")
     learner.settle()
     assert np.array_equal(
-        np.stack([rows(learner)[i].features for i in ids]), as_stored(*learner._program.encode(x))
+        np.stack([rows(learner)[i].features for i in ids]),
+        as_stored(*inspect_state(learner).program.encode(x)),
     )
 
 
@@ -121,11 +129,11 @@ def test_a_sample_whose_input_is_gone_is_refused_by_name_and_nothing_is_lost(
 ) -> None:
     monkeypatch.setattr(evidence, "_RAW_BYTES", 40 * 784)
     learner, ids, x, names = adapted(opened, foreign)
-    old = next(iter(learner._pending._where))
+    old = next(iter(inspect_state(learner).pending._where))
     gone = [
         i
-        for i, (batch, _, _) in learner._pending._where.items()
-        if batch.is_foreign and learner._pending.input_of(i) is None
+        for i, (batch, _, _) in inspect_state(learner).pending._where.items()
+        if batch.is_foreign and inspect_state(learner).pending.input_of(i) is None
     ]
     assert gone and old not in gone, "the first samples were met by the factory encoder"
     with pytest.raises(
@@ -146,12 +154,20 @@ def test_a_sample_whose_input_is_gone_is_refused_by_name_and_nothing_is_lost(
 def test_inputs_are_kept_in_memory_only_where_a_label_will_need_them(
     opened: Opener, foreign: Bundle, bundle: Bundle
 ) -> None:
-    assert len(adapted(opened, bundle)[0]._pending._raw) == 0
+    assert len(inspect_state(adapted(opened, bundle)[0]).pending._raw) == 0
     learner, ids, _, _ = adapted(opened, foreign)
-    kept = set(learner._pending._raw)
+    kept = set(inspect_state(learner).pending._raw)
     assert (
         set(ids) <= kept
-        and {i for i, (batch, _, _) in learner._pending._where.items() if batch.is_foreign} <= kept
-        and len(kept) < len(learner._pending._where)
+        and {
+            i
+            for i, (batch, _, _) in inspect_state(learner).pending._where.items()
+            if batch.is_foreign
+        }
+        <= kept
+        and len(kept) < len(inspect_state(learner).pending._where)
     )
-    assert learner._journal.evidence() == [] and learner._journal.nbytes < 1 << 20
+    assert (
+        inspect_state(learner).journal.evidence() == []
+        and inspect_state(learner).journal.nbytes < 1 << 20
+    )

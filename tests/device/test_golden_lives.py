@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from golden.lives import answers, machine, story
+from golden_files import GOLDEN
 
 import edgeadapt
 from edgeadapt import Budget, cli
 
-GOLDEN = Path(__file__).parent / "golden"
 BUNDLES = {"format1": GOLDEN / "growing.edge", "format2": GOLDEN / "format2" / "growing.edge"}
 
 

@@ -12,9 +12,9 @@ from edgeadapt.bundle.schema import AdaptorSpec, GrowthPolicy
 from edgeadapt.device.adaptors.criteria import (
     SIGNIFICANCE,
     AdaptorEligibility,
-    doubt,
     halves_apart,
-    why_not,
+    ineligibility_reason,
+    rejection_reason,
 )
 from edgeadapt.device.detection.gradual_drift import GradualDriftTracker
 
@@ -25,7 +25,7 @@ READY = AdaptorEligibility("condition", labels=60, classes=4, considered=0, gap=
 
 
 def test_a_condition_with_answers_at_one_place_grows() -> None:
-    assert why_not(READY, POLICY) == ""
+    assert ineligibility_reason(READY, POLICY) == ""
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,13 @@ def test_what_keeps_a_condition_from_growing_is_named(
     change: dict[str, object], reason: str
 ) -> None:
     fields = {name: getattr(READY, name) for name in AdaptorEligibility.__dataclass_fields__}
-    assert reason in why_not(AdaptorEligibility(**{**fields, **change}), POLICY)
+    assert reason in ineligibility_reason(AdaptorEligibility(**{**fields, **change}), POLICY)
 
 
 def test_a_bundle_without_adaptors_grows_none() -> None:
-    assert "no adaptors" in why_not(READY, msgspec.structs.replace(POLICY, candidates=()))
+    assert "no adaptors" in ineligibility_reason(
+        READY, msgspec.structs.replace(POLICY, candidates=())
+    )
 
 
 def test_halves_at_the_same_place_are_near_and_a_drift_pulls_them_apart() -> None:
@@ -71,17 +73,17 @@ def test_a_win_that_may_be_chance_is_doubted() -> None:
     before = np.zeros(60, bool)
     after = before.copy()
     after[:3] = True
-    assert "may be chance" in doubt(before, after, 0.01, has_one=False)
+    assert "may be chance" in rejection_reason(before, after, 0.01, has_one=False)
     after[:8] = True
-    assert doubt(before, after, 0.01, has_one=False) == ""
-    assert "0.133 -> 0.000" in doubt(after, before, 0.01, has_one=False)
+    assert rejection_reason(before, after, 0.01, has_one=False) == ""
+    assert "0.133 -> 0.000" in rejection_reason(after, before, 0.01, has_one=False)
 
 
 def test_an_adaptor_that_takes_the_place_of_another_must_only_not_lose() -> None:
     same = np.arange(50) % 2 == 0
-    assert doubt(same, same, 0.01, has_one=True) == ""
-    assert doubt(same, same, 0.01, has_one=False)
-    assert doubt(same, np.zeros(50, bool), 0.01, has_one=True)
+    assert rejection_reason(same, same, 0.01, has_one=True) == ""
+    assert rejection_reason(same, same, 0.01, has_one=False)
+    assert rejection_reason(same, np.zeros(50, bool), 0.01, has_one=True)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80))
@@ -90,7 +92,7 @@ def test_nothing_grows_that_loses_as_many_samples_as_it_wins(
 ) -> None:
     before, after = np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])
     if int(after.sum()) <= int(before.sum()):
-        assert doubt(before, after, 0.01, has_one=False)
+        assert rejection_reason(before, after, 0.01, has_one=False)
     assert 0.0 < SIGNIFICANCE < 0.5
 
 

@@ -7,13 +7,16 @@ from math import comb
 
 import numpy as np
 import pytest
-from clothes import KNOWN, NEW, Opener, images, wrong
 from edgeadapt_bench.labels.guard_power import verdict_of
+from learner_steps import Opener
+from sample_images import KNOWN, NEW, images, wrong
 
 from edgeadapt.bundle.schema import GuardPolicy
+from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.guard import bound_problem, decline, judge, out_of_bounds
 from edgeadapt.device.detection.domain_router import open_domain
 from edgeadapt.device.numerics.statistics import sign_test, upper_tail
+from edgeadapt.testing import inspect_state
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def test_a_candidate_that_is_not_finite_or_too_large_is_vetoed_whatever_its_accu
     opened: Opener,
 ) -> None:
     learner = opened()
-    live, program = learner._live, learner._program
+    live, program = inspect_state(learner).state, inspect_state(learner).program
     for value in (np.nan, 1e30):
         gram = program.runtime.upload({"ridge.gram": np.full((97, 97), value, np.float32)})
         candidate = replace(live, tensors=gram.over(live.tensors))
@@ -77,7 +80,7 @@ def test_one_value_that_is_not_finite_is_found_in_evidence_and_in_what_is_derive
     opened: Opener, name: str
 ) -> None:
     learner = opened()
-    live, program = learner._live, learner._program
+    live, program = inspect_state(learner).state, inspect_state(learner).program
     value = program.runtime.download(live.tensors, [name])[name].copy()
     value.flat[7] = np.inf
     candidate = replace(live, tensors=program.runtime.upload({name: value}).over(live.tensors))
@@ -90,8 +93,8 @@ def test_one_value_that_is_not_finite_is_found_in_evidence_and_in_what_is_derive
 
 def test_a_condition_whose_correction_is_not_finite_is_vetoed_with_its_name(opened: Opener) -> None:
     learner = opened()
-    program = learner._program
-    memory, domain = open_domain(learner._live, program, 4)
+    program = inspect_state(learner).program
+    memory, domain = open_domain(inspect_state(learner).state, program, 4)
     values = program.runtime.download(domain.tensors)
     name = sorted(values)[0]
     broken = {**values, name: np.full_like(values[name], np.nan)}
@@ -127,8 +130,8 @@ def test_a_series_of_losses_each_too_small_for_the_paired_test_is_stopped_before
     opened: Opener,
 ) -> None:
     learner = opened()
-    origin, program = learner._live, learner._program
-    (factory,) = learner._transactions.factory_sets(origin)
+    origin, program = inspect_state(learner).state, inspect_state(learner).program
+    (factory,) = FactorySamples(inspect_state(learner).program).sets(origin)
     weight = program.runtime.download(origin.tensors, ["head.weight"])["head.weight"]
     worse = np.roll(weight, 1, axis=1) - weight
     live, stopped = origin, ""
@@ -150,8 +153,8 @@ def test_a_series_of_losses_each_too_small_for_the_paired_test_is_stopped_before
 
 def test_a_candidate_must_lose_by_margin_and_by_significance_to_be_vetoed(opened: Opener) -> None:
     learner = opened()
-    live, program = learner._live, learner._program
-    (factory,) = learner._transactions.factory_sets(live)
+    live, program = inspect_state(learner).state, inspect_state(learner).program
+    (factory,) = FactorySamples(inspect_state(learner).program).sets(live)
     assert len(factory.y) == 300 and factory.correct(program, live).mean() > 0.9
     swapped = program.runtime.upload(
         {

@@ -24,6 +24,7 @@ from edgeadapt.device.storage.journal import (
     Journal,
     RowTransitions,
 )
+from edgeadapt.device.storage.rows import CommitChanges
 from edgeadapt.errors import StateError
 
 
@@ -148,7 +149,9 @@ def test_in_memory_nothing_is_written_and_everything_works() -> None:
 def test_a_commit_sets_statuses_deletes_and_keeps_its_tensors(state: Path) -> None:
     journal = Journal(state)
     journal.receive([row("a"), row("b"), row("c")])
-    journal.commit(commit(1, (1,), (2,), **{"norm.mean": np.ones(3, np.float32)}), deleted=[3])
+    journal.commit(
+        commit(1, (1,), (2,), **{"norm.mean": np.ones(3, np.float32)}), CommitChanges(deleted=[3])
+    )
     assert journal.count_evidence() == {"learned": 1, "held_out": 1}
     assert [r.commit_number for r in journal.evidence()] == [1, 1]
     (read,) = journal.commits()
@@ -189,7 +192,7 @@ def test_a_fault_anywhere_in_a_transaction_changes_nothing(state: Path) -> None:
 
         journal.at = at
         with pytest.raises(OSError, match=step):
-            journal.commit(commit(1, (1,)), deleted=[1], snapshot={"t": np.ones(1)})
+            journal.commit(commit(1, (1,)), CommitChanges(deleted=[1]), {"t": np.ones(1)})
         assert (
             journal.count_evidence() == {"received": 1}
             and journal.last_number() == 0
@@ -208,7 +211,7 @@ def test_the_newest_four_snapshots_are_kept_and_can_be_rewritten(state: Path) ->
     assert journal.snapshot(3) is None
     found = journal.snapshot(5)
     assert found and found[0] == 5
-    journal.commit(commit(8), rewritten={5: {"t": np.zeros(2, np.float32)}})
+    journal.commit(commit(8), CommitChanges(rewritten={5: {"t": np.zeros(2, np.float32)}}))
     found = journal.snapshot(5)
     assert found and found[1]["t"].tolist() == [0, 0]
     assert journal.snapshot(100)[0] == 7  # type: ignore[index]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clothes import images
+from sample_images import images
 
 import edgeadapt
 from edgeadapt.demo.sample import CLASSES, bundle_path, load_sample
 from edgeadapt.errors import InputError, StateError
+from edgeadapt.testing import inspect_state
 
 
 def test_expired_rows_are_gone_and_what_they_taught_stays(tmp_path: Path) -> None:
@@ -72,13 +73,13 @@ def test_however_many_snapshots_follow_an_expiry_everything_after_it_can_be_reac
         learner.learn(x[:20], names[:20])
         learner.checkpoint()
     with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
-        horizon = learner._journal.last_expiry()
+        horizon = inspect_state(learner).journal.last_expiry()
         for start in range(20, 60, 8):
             learner.learn(x[start : start + 8], names[start : start + 8])
             learner.settle()
             learner.forget(source="nobody")
             learner.rollback(learner.history(1)[0].number - 1)
-        assert learner._journal.snapshot_numbers()[0] == horizon
+        assert inspect_state(learner).journal.snapshot_numbers()[0] == horizon
         assert learner.rollback(horizon) == horizon
         learner.checkpoint()
 
@@ -95,7 +96,7 @@ def test_how_many_raw_inputs_are_kept_is_remembered_until_it_is_said_again(tmp_p
         with edgeadapt.open(bundle_path(), state=tmp_path / "s", keep=keep) as learner:
             learner.learn(x, names, source="a")
             learner.checkpoint()
-            counts.append(len(learner._journal.raw()))
+            counts.append(len(inspect_state(learner).journal.raw()))
     assert counts == [18, 18, 0, 0]
 
 
@@ -140,8 +141,8 @@ def test_a_folder_that_never_noted_its_clock_goes_by_its_last_commit(
     with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
         learner.learn(x, names)
         learner.settle()
-        learner._journal._db.execute("DELETE FROM meta WHERE key = 'clock'")
-        monkeypatch.setattr(learner._house, "run", lambda: None)
+        inspect_state(learner).journal._db.execute("DELETE FROM meta WHERE key = 'clock'")
+        monkeypatch.setattr(learner._maintenance, "run", lambda: None)
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + 86_400.0 * 60)
     with edgeadapt.open(bundle_path(), state=tmp_path / "s") as learner:
@@ -163,8 +164,8 @@ def test_labels_from_before_the_clock_was_set_are_as_old_as_those_around_them(
             learner.settle()
         monkeypatch.setattr("time.time", lambda: now + 100.0)
         learner.checkpoint()
-        assert len(learner._journal.evidence()) == 30
-        old = learner._journal.older_than(now + 1.0, 100)
+        assert len(inspect_state(learner).journal.evidence()) == 30
+        old = inspect_state(learner).journal.older_than(now + 1.0, 100)
         # the last ten came after something that is not old yet
         assert [row.seq for row in old] == list(range(1, 21))
 
@@ -185,9 +186,9 @@ def test_after_an_expiry_the_way_back_is_open_to_whatever_needs_no_row_that_is_g
             learner.learn(x[start : start + 40], names[start : start + 40], source="new")
             learner.settle()
             marks[learner.history(1)[0].number] = learner.predict(x).probs
-        old = [row.time for row in learner._journal.evidence(where="source = 'old'")]
-        learner._undoing.expire(max(old) + 1e-4, 1000)
-        assert {row.source for row in learner._journal.evidence()} == {"new"}
+        old = [row.time for row in inspect_state(learner).journal.evidence(where="source = 'old'")]
+        inspect_state(learner).history.expire(max(old) + 1e-4, 1000)
+        assert {row.source for row in inspect_state(learner).journal.evidence()} == {"new"}
         reached = []
         for number, probs in marks.items():
             try:
@@ -200,4 +201,4 @@ def test_after_an_expiry_the_way_back_is_open_to_whatever_needs_no_row_that_is_g
             learner.rollback(learner.history(1)[0].number - 1)
         with pytest.raises(StateError, match="rows have expired"):
             learner.rollback(1)
-        assert learner._live.labels == 120
+        assert inspect_state(learner).state.labels == 120

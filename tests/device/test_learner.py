@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, Opener, accuracy, assert_same, images, tensors, watch, wrong
+from learner_steps import BATCH, Opener, accuracy, assert_same, tensors, watch
+from sample_images import KNOWN, images, wrong
 
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import InputError, StateError, UnknownClassError
+from edgeadapt.testing import inspect_state
 
 
 def answer(learner: Learner, ids: Any, names: Any, **settings: Any) -> None:
@@ -61,7 +63,7 @@ def test_a_batch_does_not_depend_on_how_it_is_cut(learner: Learner) -> None:
 
 def test_features_go_around_the_encoder(learner: Learner) -> None:
     x, names = images(64)
-    z, taps = learner._program.encode(x)
+    z, taps = inspect_state(learner).program.encode(x)
     by_image, by_features = learner.predict(x), learner.predict(features={"z": z, "taps": taps})
     np.testing.assert_array_equal(by_image.probs, by_features.probs)
     seen = learner.observe(features={"z": z.astype(np.float64), "taps": taps})
@@ -75,7 +77,7 @@ def test_a_stream_of_features_is_sensed_asked_about_and_never_meets_the_encoder(
     learner: Learner,
 ) -> None:
     x, _ = images(6 * BATCH, condition="fog")
-    z, taps = learner._program.encode(x)
+    z, taps = inspect_state(learner).program.encode(x)
     for rows in (slice(i, i + BATCH) for i in range(0, len(x), BATCH)):
         seen = learner.observe(features={"z": z[rows], "taps": taps[rows]})
         learner.settle()
@@ -208,7 +210,7 @@ def test_class_ids_are_labels_too(learner: Learner) -> None:
     answer(learner, ids[1], np.int64(slots[1]))
     answer(learner, ids[2:4], [np.int32(slots[2]), slots[3]])
     answer(learner, ids[4:], np.array(slots[4:]))
-    assert [r.label for r in learner._journal.evidence()] == names
+    assert [r.label for r in inspect_state(learner).journal.evidence()] == names
 
 
 def test_an_unknown_name_is_refused_and_the_closest_is_offered(learner: Learner) -> None:
@@ -256,7 +258,7 @@ def test_a_class_is_added_learned_and_removed(learner: Learner) -> None:
     assert learner.classes == KNOWN and "Bag" not in learner.predict(x).classes
     assert accuracy(learner, known, known_names) > before - 0.02
     assert learner.counters()["evidence"] == {"withdrawn": 30}
-    assert learner._live.labels == 0
+    assert inspect_state(learner).state.labels == 0
 
 
 def test_removing_a_class_uncounts_only_labels_that_counted(opened: Opener) -> None:
@@ -270,7 +272,7 @@ def test_removing_a_class_uncounts_only_labels_that_counted(opened: Opener) -> N
     learner.learn(waiting, ["Sandal"] * 20)
     counted = sum(name == "Sandal" for name in names[:40])
     learner.remove_class("Sandal")
-    assert learner._live.labels == 40 - counted
+    assert inspect_state(learner).state.labels == 40 - counted
 
 
 def test_after_a_factory_class_is_removed_its_slot_serves_another_and_honest_labels_pass(
@@ -396,7 +398,9 @@ def test_frozen_under_a_shift_nothing_durable_changes(opened: Opener, state: Pat
     for q in learner.questions(20):
         answer(learner, q.id, names[ids.index(q.id)])
     assert learner.checkpoint() == 0 and learner.history() == []
-    assert learner.digest() == before and learner._conditions.corrections.refreshes == 0
+    assert (
+        learner.digest() == before and inspect_state(learner).conditions.corrections.refreshes == 0
+    )
     learner.close()
     assert opened(state, freeze=True).digest() == before
 

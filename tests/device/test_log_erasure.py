@@ -8,21 +8,14 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import pytest
-from vectors import samples
+from feature_vectors import samples
+from learner_steps import Opener
 
-from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.storage.journal import FILE_NAME
+from edgeadapt.testing import inspect_state
 
-GOLDEN = Path(__file__).parent / "golden"
 SECRET = "nobody-may-read-this"
-
-
-@pytest.fixture(scope="module")
-def vectors() -> Bundle:
-    return read_bundle(GOLDEN / "vectors.edge")
 
 
 @contextmanager
@@ -45,9 +38,9 @@ def taught(learner: Learner) -> None:
 
 
 def test_a_receipt_names_what_a_reader_keeps_in_the_log_and_checkpoint_takes_it_out(
-    vectors: Bundle, tmp_path: Path
+    open_vectors: Opener, tmp_path: Path
 ) -> None:
-    with open_learner(vectors, state=tmp_path) as learner:
+    with open_vectors(state=tmp_path) as learner:
         taught(learner)
         with reader(tmp_path):
             receipt = learner.forget(source=SECRET)
@@ -56,14 +49,14 @@ def test_a_receipt_names_what_a_reader_keeps_in_the_log_and_checkpoint_takes_it_
             assert any("another connection reads" in line for line in receipt.unreachable)
             assert learner.settle() is False  # and says so as long as it lasts
             learner.checkpoint()
-            assert learner._journal.holds_deleted
+            assert inspect_state(learner).journal.holds_deleted
         learner.checkpoint()
-        assert not is_stored(tmp_path) and not learner._journal.holds_deleted
+        assert not is_stored(tmp_path) and not inspect_state(learner).journal.holds_deleted
         assert learner.forget(source="nobody").unreachable == ()
 
 
-def test_settle_finishes_it_and_it_finishes_by_itself(vectors: Bundle, tmp_path: Path) -> None:
-    with open_learner(vectors, state=tmp_path) as learner:
+def test_settle_finishes_it_and_it_finishes_by_itself(open_vectors: Opener, tmp_path: Path) -> None:
+    with open_vectors(state=tmp_path) as learner:
         for finish in (lambda: learner.settle(), lambda: time.sleep(0.01)):
             taught(learner)
             with reader(tmp_path):
@@ -76,9 +69,9 @@ def test_settle_finishes_it_and_it_finishes_by_itself(vectors: Bundle, tmp_path:
 
 
 def test_a_reader_delays_a_label_no_longer_than_the_first_try(
-    vectors: Bundle, tmp_path: Path
+    open_vectors: Opener, tmp_path: Path
 ) -> None:
-    with open_learner(vectors, state=tmp_path) as learner:
+    with open_vectors(state=tmp_path) as learner:
         taught(learner)
         with reader(tmp_path):
             learner.forget(source=SECRET)
@@ -86,15 +79,15 @@ def test_a_reader_delays_a_label_no_longer_than_the_first_try(
             x, names = samples(4, [0, 1], 2)
             for i in range(4):
                 learner.learn(x[i : i + 1], names[i : i + 1])
-            learner._worker.settle(10.0)
+            inspect_state(learner).worker.settle(10.0)
             assert time.monotonic() - started < 2.0  # not five seconds for each of them
 
 
 def test_what_a_process_left_in_the_log_when_it_was_killed_is_taken_out_at_the_next_start(
-    vectors: Bundle, tmp_path: Path
+    open_vectors: Opener, tmp_path: Path
 ) -> None:
     state, copy = tmp_path / "state", tmp_path / "copy"
-    with open_learner(vectors, state=state) as learner:
+    with open_vectors(state=state) as learner:
         taught(learner)
         with reader(state):
             learner.forget(source=SECRET)
@@ -103,5 +96,5 @@ def test_what_a_process_left_in_the_log_when_it_was_killed_is_taken_out_at_the_n
                 if not path.name.endswith("-shm"):
                     (copy / path.name).write_bytes(path.read_bytes())
     assert is_stored(copy)
-    with open_learner(vectors, state=copy) as learner:
+    with open_vectors(state=copy) as learner:
         assert learner.settle() and not is_stored(copy)

@@ -12,18 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import KNOWN, Opener, accuracy, watch, wrong
-from unguarded import unguarded
-from unmigrated import GOLDEN, LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach
-from vectors import samples
+from feature_vectors import samples
+from golden_files import GOLDEN
+from learner_steps import Opener, accuracy, watch
+from migration_state import LEARNED, RAW, SEEN_BY_SECOND, digest, images, teach_three_sources
+from sample_images import KNOWN, wrong
+from without_guard import unguarded
 
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.device.commits.domain_changes import save_domains
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.recovery.migrate import migrate
 from edgeadapt.errors import BundleError, CapacityError, InputError, StateError
 from edgeadapt.runtime import Runtime
 from edgeadapt.scenarios.corruptions import corrupt
+from edgeadapt.testing import inspect_state
 
 
 def query(state: Path, sql: str, *values: Any) -> list[Any]:
@@ -117,7 +121,9 @@ def test_another_head_in_the_same_space_relearns_the_features(
         learner.add_class("crack")
         learner.learn(*samples(60, [0, 1, 2, 3, 4], 1), source="line 1")
         learner.checkpoint()
-        learner._worker.call(lambda: learner._transactions.save_domains(force=True))
+        inspect_state(learner).worker.call(
+            lambda: save_domains(inspect_state(learner).log, force=True)
+        )
         learner.rollback(2)  # takes a snapshot, which the other head cannot read
     with pytest.raises(StateError, match="migrate"):
         open_learner(counting, state=state, runtime=runtime)
@@ -139,7 +145,7 @@ def test_without_raw_inputs_it_says_what_would_have_kept_them(
     state: Path, bundle: Bundle, second: Bundle, runtime: Runtime, opened: Opener
 ) -> None:
     with open_learner(bundle, state=state, runtime=runtime) as learner:
-        teach(learner)
+        teach_three_sources(learner)
     was = digest(state, bundle, runtime)
     with pytest.raises(
         StateError,
@@ -216,7 +222,9 @@ def test_labels_that_wait_wait_again(
     with open_learner(bundle, state=old, runtime=runtime, keep=RAW, freeze=True) as learner:
         seen = learner.observe(images(("Bag",), 30, 36)[0])
         learner.label(seen.ids, ["Bag"] * 6, source="late")
-        coat = learner._journal.evidence(where="label = 'Coat' AND status = 'learned'")[0]
+        coat = inspect_state(learner).journal.evidence(
+            where="label = 'Coat' AND status = 'learned'"
+        )[0]
         learner.label(coat.id, "Pullover", source="late")  # a correction that waits
     report = migrate(old, second, runtime=runtime)
     by_name = {found.name: found for found in report.classes}

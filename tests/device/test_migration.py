@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden_files import GOLDEN
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.storage import schema as journal_schema
 from edgeadapt.device.storage.journal import FILE_NAME, SCHEMA_VERSION, Journal
+from edgeadapt.testing import inspect_state
 
-GOLDEN = Path(__file__).parent / "golden"
 BUNDLE = GOLDEN / "vectors.edge"
 VERSIONS = sorted(folder.name for folder in GOLDEN.glob("v*") if folder.is_dir())
 
@@ -47,7 +48,7 @@ def test_it_opens_with_all_it_knew_and_predicts_as_it_did(
 ) -> None:
     folder, expected, probe = kept
     with opened(folder, freeze=True) as learner:
-        assert learner._journal.meta("schema") == str(SCHEMA_VERSION)
+        assert inspect_state(learner).journal.meta("schema") == str(SCHEMA_VERSION)
         assert (
             list(learner.classes) == expected["classes"]
             and learner.counters()["evidence"] == expected["evidence"]

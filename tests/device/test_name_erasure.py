@@ -6,21 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from vectors import samples
+from feature_vectors import samples
+from learner_steps import Opener
 
-from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.device.commits.class_changes import add_classes
 from edgeadapt.device.learner import Learner
-from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.recovery.replay import replay
+from edgeadapt.testing import inspect_state
 
-GOLDEN = Path(__file__).parent / "golden"
 NAME = "Ada O'Byron"
 SOURCE = "ada@example.org"
-
-
-@pytest.fixture(scope="module")
-def vectors() -> Bundle:
-    return read_bundle(GOLDEN / "vectors.edge")
 
 
 def is_stored(state: Path, text: str) -> bool:
@@ -49,7 +44,9 @@ def forget_then_remove(learner: Learner) -> None:
 
 
 def remove_then_forget_by_id(learner: Learner) -> None:
-    ids = [row.id for row in learner._journal.evidence(where="label = ?", values=(NAME,))]
+    ids = [
+        row.id for row in inspect_state(learner).journal.evidence(where="label = ?", values=(NAME,))
+    ]
     learner.remove_class(NAME)
     learner.forget(ids)
 
@@ -58,9 +55,9 @@ def remove_then_forget_by_id(learner: Learner) -> None:
     "forget", [remove_then_forget, forget_then_remove, remove_then_forget_by_id]
 )
 def test_a_class_that_is_gone_with_its_labels_is_named_nowhere(
-    vectors: Bundle, tmp_path: Path, forget: Callable[[Learner], None]
+    open_vectors: Opener, tmp_path: Path, forget: Callable[[Learner], None]
 ) -> None:
-    with open_learner(vectors, state=tmp_path) as learner:
+    with open_vectors(state=tmp_path) as learner:
         taught(learner)
         first = learner.history()[-1].number
         forget(learner)
@@ -68,19 +65,19 @@ def test_a_class_that_is_gone_with_its_labels_is_named_nowhere(
         assert not is_stored(tmp_path, NAME) and not is_stored(tmp_path, SOURCE)
         told = [commit.detail for commit in learner.history()]
         assert {"class": "(forgotten 1)"} in told and any(d.get("source") == "kept" for d in told)
-        replayed = replay(learner._journal, learner._program)
+        replayed = replay(inspect_state(learner).journal, inspect_state(learner).program)
         assert replayed.verdict != "different" and replayed.difference < 1e-5
         digest = learner.digest()
-    with open_learner(vectors, state=tmp_path) as learner:
+    with open_vectors(state=tmp_path) as learner:
         assert learner.digest() == digest
         assert learner.rollback(first) == first
         learner.add_class(NAME)
 
 
 def test_a_source_is_named_as_long_as_one_of_its_labels_is_there(
-    vectors: Bundle, tmp_path: Path
+    open_vectors: Opener, tmp_path: Path
 ) -> None:
-    with open_learner(vectors, state=tmp_path) as learner:
+    with open_vectors(state=tmp_path) as learner:
         ids = taught(learner)
         learner.forget(ids[:11])
         assert any(commit.detail.get("source") == SOURCE for commit in learner.history())
@@ -89,11 +86,11 @@ def test_a_source_is_named_as_long_as_one_of_its_labels_is_there(
 
 
 def test_a_source_whose_labels_are_gone_already_is_taken_out_too(
-    vectors: Bundle, tmp_path: Path
+    open_vectors: Opener, tmp_path: Path
 ) -> None:
-    with open_learner(vectors, state=tmp_path) as learner:
+    with open_vectors(state=tmp_path) as learner:
         taught(learner)
-        learner._undoing.expire(float("inf"), 0)
+        inspect_state(learner).history.expire(float("inf"), 0)
         assert is_stored(tmp_path, SOURCE)
         assert learner.forget(source=SOURCE).removed == 0
         assert not is_stored(tmp_path, SOURCE)
@@ -102,8 +99,10 @@ def test_a_source_whose_labels_are_gone_already_is_taken_out_too(
         assert len(learner.history()) == count
 
 
-def test_a_class_that_was_only_removed_keeps_its_name_for_the_way_back(vectors: Bundle) -> None:
-    with open_learner(vectors) as learner:
+def test_a_class_that_was_only_removed_keeps_its_name_for_the_way_back(
+    open_vectors: Opener,
+) -> None:
+    with open_vectors() as learner:
         learner.forget(source="nobody")
         taught(learner)
         before = learner.history(1)[0].number
@@ -114,12 +113,14 @@ def test_a_class_that_was_only_removed_keeps_its_name_for_the_way_back(vectors: 
 
 
 def test_classes_of_the_bundle_and_their_neighbours_in_a_list_keep_their_names(
-    vectors: Bundle,
+    open_vectors: Opener,
 ) -> None:
-    with open_learner(vectors) as learner:
+    with open_vectors() as learner:
         x, names = samples(8, [0, 1], 1)
         learner.learn(x, names, source="a")
-        learner._worker.call(lambda: learner._transactions.add_classes(["left", "right"]))
+        inspect_state(learner).worker.call(
+            lambda: add_classes(inspect_state(learner).log, ["left", "right"])
+        )
         learner.settle()
         learner.forget(classes=[*learner.bundle.manifest.classes, "left"])
         learner.remove_class("left")

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from vectors import samples
+from feature_vectors import samples
+from golden_files import GOLDEN
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, read_bundle, write_bundle
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import StateError
 
-BUNDLE = Path(__file__).parent / "golden" / "vectors.edge"
+BUNDLE = GOLDEN / "vectors.edge"
 
 
 def test_other_factory_classes_are_refused_and_the_state_is_kept(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clothes import BATCH, Opener, images
+from learner_steps import BATCH, Opener
+from sample_images import images
 
 from edgeadapt.device.resources.worker import Worker
 from edgeadapt.errors import StateError
+from edgeadapt.testing import inspect_state
 
 
 @pytest.fixture
@@ -162,14 +164,14 @@ def test_a_pause_in_the_middle_of_many_labels_is_met_at_the_next_commit(opened: 
     for start in range(0, len(x), BATCH):  # one commit for each source
         learner.learn(x[start : start + BATCH], names[start : start + BATCH], source=str(start))
     assert learner.settle(30.0)
-    learn, first = learner._transactions.learn, threading.Event()
+    learn, first = inspect_state(learner).label_worker._updates.learn, threading.Event()
 
     def slowly(*args: Any, **settings: Any) -> Any:
         first.set()
         time.sleep(0.1)
         return learn(*args, **settings)
 
-    learner._transactions.learn = slowly  # type: ignore[method-assign]
+    inspect_state(learner).label_worker._updates.learn = slowly  # type: ignore[method-assign]
     learner.freeze(False)
     assert first.wait(10.0)
     learner.pause()

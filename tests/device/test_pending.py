@@ -9,11 +9,13 @@ import weakref
 
 import numpy as np
 import pytest
-from clothes import Opener, images
+from learner_steps import Opener
+from sample_images import images
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.device.querying.pending import Ids, Pending, PendingBatch
 from edgeadapt.device.storage.features import as_stored
+from edgeadapt.testing import inspect_state
 
 RNG = np.random.default_rng(0)
 
@@ -75,7 +77,7 @@ def test_who_overwrites_the_frame_or_the_features_it_gave_changes_nothing(
     opened: Opener, bundle: Bundle
 ) -> None:
     learner, (x, _) = opened(bundle=bundle), images(2)
-    z, taps = learner._program.encode(x)
+    z, taps = inspect_state(learner).program.encode(x)
     wanted = as_stored(z, taps)
     frame = x[:1].copy()
     ids = [learner.observe(frame).ids[0]]
@@ -85,7 +87,9 @@ def test_who_overwrites_the_frame_or_the_features_it_gave_changes_nothing(
     for array in given.values():
         array[:] = 0.0
     for sample, features in zip(ids, wanted, strict=True):
-        found, row = learner._pending.find(sample) or pytest.fail("it was just observed")
+        found, row = inspect_state(learner).pending.find(sample) or pytest.fail(
+            "it was just observed"
+        )
         np.testing.assert_allclose(found.features[row], features, rtol=1e-3)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from ramps import CLASSES, PRECISE, dimmed, ramps
+from ramp_images import CLASSES, PRECISE, dimmed, ramps
 
 import edgeadapt
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
@@ -142,7 +142,7 @@ def test_a_machine_on_which_a_variant_computes_something_else_is_refused(
     precise: Bundle, runtime: Runtime, tmp_path: Path
 ) -> None:
     spec = next(spec for spec in precise.manifest.precisions if spec.precision == "int8")
-    encode = Program(precise, runtime, "int8")._encode
+    encode = Program(precise, runtime, "int8").graphs.encode
     assert encode is not None
     here = probe_features(encode, precise.manifest.input)
     assert np.linalg.norm(here - spec.probe) < 0.03 * np.linalg.norm(here)

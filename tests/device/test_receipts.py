@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import tensors
-from vectors import samples
+from feature_vectors import samples
+from golden_files import GOLDEN
+from learner_steps import tensors
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import InputError, StateError
+from edgeadapt.testing import inspect_state
 
-GOLDEN = Path(__file__).parent / "golden"
 COUNTS = "codes.counts"
 AT_ONCE = Keep(features_days=0.0)
 
@@ -44,9 +45,9 @@ def counts(learner: Learner) -> Any:
 def test_every_learned_row_has_a_receipt_of_one_byte_per_book(counting: Bundle) -> None:
     with open_learner(counting) as learner:
         teach(learner, 40, 1, "a")
-        rows = learner._journal.evidence()
+        rows = inspect_state(learner).journal.evidence()
         assert {len(row.receipt) for row in rows} == {4}
-        keys = learner._program.numbers("codes.keys")
+        keys = inspect_state(learner).program.numbers("codes.keys")
         for row in rows:
             parts = row.features[:12].astype(np.float32).reshape(4, 1, 3)
             assert list(row.receipt) == ((parts - keys) ** 2).sum(axis=2).argmin(axis=1).tolist()
@@ -74,7 +75,7 @@ def test_when_the_features_are_gone_counts_are_still_forgotten_and_what_is_out_o
         ids = teach(learner, 30, 1, "gone")
         teach(learner, 60, 2, "kept")
         learner.checkpoint()
-        rows = learner._journal.evidence()
+        rows = inspect_state(learner).journal.evidence()
         assert (
             len(rows) == 90
             and not any(row.has_features for row in rows)
@@ -117,8 +118,8 @@ def test_a_rollback_over_bare_rows_that_were_forgotten_is_as_if_they_had_never_b
         learner.checkpoint()
         learner.forget(ids=ids[:3])
         learner.rollback(2)
-        rows = learner._journal.evidence(where="status IN ('learned', 'held_out')")
-        assert len(rows) == 4 == learner._live.labels and all(
+        rows = inspect_state(learner).journal.evidence(where="status IN ('learned', 'held_out')")
+        assert len(rows) == 4 == inspect_state(learner).state.labels and all(
             row.status == "learned" for row in rows
         )
 

@@ -8,20 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vectors import samples
+from feature_vectors import samples
+from golden_files import GOLDEN
+from learner_steps import Opener
 
 import edgeadapt
-from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.bundle.signing import write_keypair
-from edgeadapt.device.learner import open as open_learner
+from edgeadapt.bundle import Bundle
+from edgeadapt.bundle.signature import write_keypair
 from edgeadapt.errors import BudgetError, BundleError, InputError, StorageError
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-@pytest.fixture(scope="module")
-def vectors() -> Bundle:
-    return read_bundle(GOLDEN / "vectors.edge")
+from edgeadapt.testing import inspect_state
 
 
 @pytest.mark.parametrize("bundle", [None, 3, "", b"x", "a\0b"])
@@ -58,21 +53,21 @@ def test_arguments_of_another_kind_are_refused_by_name(
         edgeadapt.open(vectors, **settings)
 
 
-def test_a_budget_without_end_is_one_and_a_text_is_none(vectors: Bundle) -> None:
+def test_a_budget_without_end_is_one_and_a_text_is_none(open_vectors: Opener) -> None:
     with pytest.raises(BudgetError, match="write_mib_per_day is a number > 0, got 'x'"):
         edgeadapt.Budget(write_mib_per_day="x")  # type: ignore[arg-type]
     endless = edgeadapt.Budget(write_mib_per_day=float("inf"), memory_mib=float("inf"))
-    with open_learner(vectors, budget=endless) as learner:
+    with open_vectors(budget=endless) as learner:
         learner.learn(*samples(4, [0, 1], 1))
         assert learner.settle()
 
 
 def test_a_class_name_of_a_megabyte_is_refused_and_one_of_255_characters_is_not(
-    vectors: Bundle,
+    open_vectors: Opener,
 ) -> None:
     policy = edgeadapt.Policy(new_classes="add")
     x, _ = samples(1, [0], 1)
-    with open_learner(vectors, policy=policy) as learner:
+    with open_vectors(policy=policy) as learner:
         for call in (
             lambda: learner.add_class("a" * (1 << 20)),
             lambda: learner.learn(x, ["a" * 256]),
@@ -86,10 +81,10 @@ def test_a_class_name_of_a_megabyte_is_refused_and_one_of_255_characters_is_not(
 
 @pytest.mark.parametrize("gone", ["learner.db", "learner.db-wal"])
 def test_a_label_is_refused_when_the_database_was_removed_and_taken_when_it_is_back(
-    vectors: Bundle, tmp_path: Path, gone: str
+    open_vectors: Opener, tmp_path: Path, gone: str
 ) -> None:
     x, names = samples(8, [0, 1, 2], 1)
-    with open_learner(vectors, state=tmp_path) as learner:
+    with open_vectors(state=tmp_path) as learner:
         learner.learn(x[:4], names[:4])
         learner.settle()
         os.rename(tmp_path / gone, tmp_path / "elsewhere")
@@ -101,7 +96,7 @@ def test_a_label_is_refused_when_the_database_was_removed_and_taken_when_it_is_b
         os.replace(tmp_path / "elsewhere", tmp_path / gone)
         learner.learn(x[4:], names[4:])
         learner.settle()
-    with open_learner(vectors, state=tmp_path) as learner:
+    with open_vectors(state=tmp_path) as learner:
         assert sum(learner.counters()["evidence"].values()) == 8
 
 
@@ -124,7 +119,7 @@ def test_a_key_that_a_full_disk_cut_short_is_not_left_behind(
 
 
 def test_a_full_disk_at_the_first_opening_says_what_to_do_and_leaves_nothing_half_made(
-    vectors: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_vectors: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -132,8 +127,8 @@ def test_a_full_disk_at_the_first_opening_says_what_to_do_and_leaves_nothing_hal
     with monkeypatch.context() as disk:
         disk.setattr(os, "fsync", full)
         with pytest.raises(StorageError, match=r"No space left.*make room") as refused:
-            open_learner(vectors, state=tmp_path)
+            open_vectors(state=tmp_path)
         assert "tried again" not in str(refused.value)
     assert not (tmp_path / "learner.db").exists()
-    with open_learner(vectors, state=tmp_path) as learner:
-        assert learner._journal.is_new
+    with open_vectors(state=tmp_path) as learner:
+        assert inspect_state(learner).journal.is_new

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clothes import KNOWN, Opener, images, watch, wrong
-from unguarded import unguarded
-from vectors import NAMES, samples
+from feature_vectors import NAMES, samples
+from golden_files import GOLDEN
+from learner_steps import Opener, watch
+from sample_images import KNOWN, images, wrong
+from without_guard import unguarded
 
-from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.bundle import Bundle
 from edgeadapt.device.commits.serialization import snapshot_of
 from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.inference.program import Program
@@ -24,18 +26,12 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.recovery.bisect import Fall, Labelled, accuracy, course, own_judges, search
 from edgeadapt.device.recovery.rebuild import rebuild
-from edgeadapt.device.recovery.replay import Replayed, difference, reachable_start, replay, walk
+from edgeadapt.device.recovery.replay import Replayed, difference, replay
+from edgeadapt.device.recovery.walk import reachable_start, walk
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.snapshot_copy import copied
 from edgeadapt.errors import StateError
 from edgeadapt.runtime import Runtime
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-@pytest.fixture(scope="module")
-def vectors() -> Bundle:
-    return read_bundle(GOLDEN / "vectors.edge")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import BATCH, KNOWN, NEW, Opener, images, watch
+from learner_steps import BATCH, Opener, watch
+from sample_images import KNOWN, NEW, images
 
 from edgeadapt.bundle.schema import NoveltyPolicy, ShiftPolicy
 from edgeadapt.device.detection.policy import Policy

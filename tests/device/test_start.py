@@ -15,6 +15,7 @@ from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.inference import program as programs
 from edgeadapt.device.inference.late_graph import LateGraph
 from edgeadapt.device.inference.program import Program
+from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import BundleError
 from edgeadapt.runtime import GraphFile, open_runtime
 
@@ -29,8 +30,8 @@ UNUSED = {
     "edgeadapt_onnxruntime._gpu",
     "edgeadapt_onnxruntime._device_executable",
     "edgeadapt_onnxruntime._provider_child",
-    "edgeadapt.placement.placing",
-    "edgeadapt.placement.trials",
+    "edgeadapt.placement.placed_runtime",
+    "edgeadapt.placement.scheduler",
     "edgeadapt.daemon",
     "edgeadapt_bench",
     "edgeadapt.commands",
@@ -88,9 +89,9 @@ def test_a_start_imports_nothing_of_keys_gpus_placement_or_the_daemon(
 
 def test_opening_derives_the_factorys_head_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    for name, numeric in list(programs.NUMERICS.items()):
+    for name, numeric in list(NUMERICS.items()):
         monkeypatch.setitem(
-            programs.NUMERICS,
+            NUMERICS,
             name,
             lambda *a, _name=name, _run=numeric, **k: calls.append(_name) or _run(*a, **k),
         )
@@ -163,8 +164,8 @@ def test_large_images_in_pieces_have_the_features_of_one_call(
         0, 256, (count, *program.manifest.input.shape), dtype=np.uint8
     )
     assert program.encode_chunk == 8 < program.chunk
-    assert program._encode is not None
-    whole, _ = program._encode({"x": x}, programs.NO_TENSORS)
+    assert program.graphs.encode is not None
+    whole, _ = program.graphs.encode({"x": x}, programs.NO_TENSORS)
     z, taps = program.encode(x)
     np.testing.assert_allclose(z, whole["z"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(taps, whole["taps"], rtol=1e-5, atol=1e-4)

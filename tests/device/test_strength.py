@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from vectors import samples
+from feature_vectors import samples
+from golden_files import GOLDEN
 
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
 from edgeadapt.bundle.codec import decode_manifest, encode_manifest
@@ -17,7 +18,7 @@ from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import BundleError
 from edgeadapt.runtime import open_runtime
 
-VECTORS = Path(__file__).parent / "golden" / "vectors.edge"
+VECTORS = GOLDEN / "vectors.edge"
 
 
 def with_strength(bundle: Bundle, path: Path, strength: float) -> Bundle:

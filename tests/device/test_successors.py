@@ -16,12 +16,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from clothes import images
+from sample_images import images
 
 from edgeadapt.bundle import FROZEN, Bundle, read_bundle
 from edgeadapt.bundle._container import member_order, pack, read_directory, read_entry
 from edgeadapt.bundle.schema import encoder_tensors, space_of
-from edgeadapt.bundle.signing import encode_signature, generate_key, key_id, sign
+from edgeadapt.bundle.signature import encode_signature, generate_key, key_id, sign
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
@@ -30,6 +30,7 @@ from edgeadapt.device.resources.budget import Budget
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import BudgetError, BundleError, StateError
 from edgeadapt.runtime import Runtime
+from edgeadapt.testing import inspect_state
 
 MANIFEST, SIGNATURE, ENCODE = "manifest.json", "manifest.sig", "graphs/encode.onnx"
 MAKER, STRANGER = generate_key(), generate_key()
@@ -215,7 +216,7 @@ def test_what_an_attacker_offers_is_refused_while_serving_goes_on(
     build, message = ATTACKS[attack]
     path = write(tmp_path / "offered.edge", build(shipped))
     with serving(learner), pytest.raises(BundleError, match=rf"offered\.edge: .*{message}"):
-        check_offer(path, learner._program, remembered, trust=TRUST)
+        check_offer(path, inspect_state(learner).program, remembered, trust=TRUST)
 
 
 def test_without_a_key_at_hand_the_folder_remembers_whom_it_trusts(
@@ -236,7 +237,7 @@ def test_without_a_key_at_hand_the_folder_remembers_whom_it_trusts(
                 f" opened with trust in key {key_id(TRUST)}"
             ),
         ):
-            check_offer(stranger, learner._program, remembered)
+            check_offer(stranger, inspect_state(learner).program, remembered)
         with pytest.raises(
             BundleError,
             match=(
@@ -244,7 +245,7 @@ def test_without_a_key_at_hand_the_folder_remembers_whom_it_trusts(
                 f" {key_id(TRUST)}"
             ),
         ):
-            check_offer(unsigned, learner._program, remembered)
+            check_offer(unsigned, inspect_state(learner).program, remembered)
         forged = write(
             tmp_path / "forged.edge", made(with_another_encoder(shipped), None, version=6)
         )
@@ -252,7 +253,7 @@ def test_without_a_key_at_hand_the_folder_remembers_whom_it_trusts(
             BundleError, match="the encoder is not the one that the feature space names"
         ):
             # not even a folder that trusts nobody takes another encoder for its own
-            check_offer(forged, learner._program, None)
+            check_offer(forged, inspect_state(learner).program, None)
 
 
 def test_a_file_replaced_under_a_serving_learner_is_never_read(
@@ -282,18 +283,25 @@ def test_a_successor_is_checked_whole_and_given_back(
 ) -> None:
     path = write(tmp_path / "next.edge", made(shipped, version=6))
     with serving(learner):
-        offered = check_offer(path, learner._program, remembered, trust=TRUST, budget=Budget())
+        offered = check_offer(
+            path, inspect_state(learner).program, remembered, trust=TRUST, budget=Budget()
+        )
         assert offered.manifest.version == 6 and offered.signed_by == key_id(TRUST)
-        assert check_offer(offered, learner._program, remembered).sha256 == offered.sha256
+        assert (
+            check_offer(offered, inspect_state(learner).program, remembered).sha256
+            == offered.sha256
+        )
         older = write(tmp_path / "older.edge", made(shipped, version=2))
         assert (
             check_offer(
-                older, learner._program, remembered, trust=TRUST, allow_older=True
+                older, inspect_state(learner).program, remembered, trust=TRUST, allow_older=True
             ).manifest.version
             == 2
         )
         with pytest.raises(BudgetError, match=r"declares .* MiB .* and memory_mib is 0\.01"):
-            check_offer(offered, learner._program, remembered, budget=Budget(memory_mib=0.01))
+            check_offer(
+                offered, inspect_state(learner).program, remembered, budget=Budget(memory_mib=0.01)
+            )
 
 
 def in_another_space(members: Members) -> Members:
@@ -341,7 +349,7 @@ def test_a_sound_successor_that_needs_a_migration_says_so(
             ),
         ),
     ):
-        check_offer(path, learner._program, remembered, trust=TRUST)
+        check_offer(path, inspect_state(learner).program, remembered, trust=TRUST)
 
 
 def with_graph(members: Members, role: str, **fields: Any) -> list[dict[str, Any]]:
@@ -400,7 +408,7 @@ def test_a_signed_successor_whose_graphs_do_not_work_here_is_refused_before_it_s
 ) -> None:
     path = write(tmp_path / "next.edge", build(shipped))
     with serving(learner), pytest.raises(BundleError, match=message):
-        check_offer(path, learner._program, remembered, trust=TRUST)
+        check_offer(path, inspect_state(learner).program, remembered, trust=TRUST)
 
 
 # -- what a folder remembers -----------------------------------------------------------------------

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clothes import KNOWN, NEW, Opener, assert_same, images, tensors, watch
-from edgeadapt_bench.datasets.poison import AT_THE_FACTORY, burst
-from vectors import NAMES, samples
+from edgeadapt_bench.datasets.label_noise import AT_THE_FACTORY, burst
+from feature_vectors import NAMES, samples
+from learner_steps import Opener, assert_same, tensors, watch
+from sample_images import KNOWN, NEW, images
 
 from edgeadapt.demo.sample import CLASSES
 from edgeadapt.device.commits.label_noise import COPIES, FEWEST_SHIFTED
@@ -21,6 +22,7 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
+from edgeadapt.testing import inspect_state
 
 
 @pytest.fixture
@@ -252,7 +254,7 @@ def test_doubt_costs_little_with_a_long_journal(opened: Opener, state: Path) -> 
     learner = opened(state)
     for seed in range(3):
         teach(learner, *images(200, seed=900 + seed), "operator")
-    journal = learner._transactions.journal
+    journal = inspect_state(learner).log.journal
     plans = []
     original = journal._db.execute
     for which in (
@@ -353,7 +355,7 @@ def test_a_person_overrides_what_is_held_and_a_trusted_source_is_never_held(tmp_
 def test_held_labels_are_learned_when_more_labels_explain_them_and_not_asked_about_each_time(
     vectors: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    suspicion, asked = vectors._transactions._suspicion, []
+    suspicion, asked = inspect_state(vectors).label_worker._updates._noise, []
 
     def of(live: Any, rows: Any) -> str:
         asked.append(len(rows))

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import killed_migrations
 import pytest
-from clothes import Opener
-from migrating import STEPS
-from unmigrated import GOLDEN, RAW, digest
+from golden_files import GOLDEN
+from killed_migrations import STEPS
+from learner_steps import Opener
+from migration_state import RAW, digest
 
 from edgeadapt.bundle import Bundle
 from edgeadapt.device.inference.program import Program
@@ -91,9 +93,8 @@ def test_a_kill_at_any_step_leaves_the_old_state_or_the_new_one(
         {"state": str(folder), "step": step, "count": count}
         for folder, (step, count) in zip(folders, STEPS, strict=True)
     ]
-    script = Path(__file__).with_name("migrating.py")
     answers = subprocess.run(
-        [sys.executable, str(script), str(GOLDEN / "second.edge")],
+        [sys.executable, killed_migrations.__file__, str(GOLDEN / "second.edge")],
         input="".join(json.dumps(case) + "\n" for case in cases),
         capture_output=True,
         text=True,

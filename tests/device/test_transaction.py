@@ -10,15 +10,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import killed_changes
 import numpy as np
 import pytest
-from clothes import KNOWN, NEW, Opener, assert_same, images, tensors, watch, wrong
-from dying import CHANGES, STEPS, prepare
+from killed_changes import CHANGES, STEPS, prepare
+from learner_steps import Opener, assert_same, tensors, watch
+from sample_images import KNOWN, NEW, images, wrong
 
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.commits.evidence_sums import apply_rows
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import StateError
+from edgeadapt.testing import inspect_state
 
 X, NAMES = images(200, seed=21)
 
@@ -26,7 +29,7 @@ X, NAMES = images(200, seed=21)
 def killed(cases: list[dict[str, str]]) -> list[int]:
     """Exit statuses of one process per case."""
     run = subprocess.run(
-        [sys.executable, str(Path(__file__).parent / "dying.py"), str(bundle_path())],
+        [sys.executable, killed_changes.__file__, str(bundle_path())],
         input="".join(json.dumps(case) + "\n" for case in cases),
         capture_output=True,
         text=True,
@@ -98,7 +101,7 @@ def test_a_label_is_durable_when_label_returns(opened: Opener, state: Path) -> N
     learner.close()
     learner = opened(state)
     learner.settle()
-    (row,) = learner._journal.evidence()
+    (row,) = inspect_state(learner).journal.evidence()
     assert (row.status, row.source, row.label) == ("learned", "hand", images(1)[1][0])
 
 
@@ -158,7 +161,7 @@ class Acts:
 
     def labelled(self) -> list[str]:
         self.learner.settle()
-        rows = self.learner._journal.evidence(
+        rows = inspect_state(self.learner).journal.evidence(
             where="status IN ('learned', 'held_out', 'received')", narrow=True
         )
         return (
@@ -205,7 +208,7 @@ class Acts:
         self.learner.checkpoint()
 
     def toggle(self) -> None:
-        self.learner.freeze(not self.learner._frozen)
+        self.learner.freeze(not inspect_state(self.learner).published.is_frozen)
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -218,7 +221,7 @@ def test_a_resumed_learner_is_bit_for_bit_the_one_that_was_killed(
         for _ in range(9):
             acts.act()
         learner.settle()
-        frozen = learner._frozen
+        frozen = inspect_state(learner).published.is_frozen
         copy = tmp_path / f"copy-{life}"
         shutil.copytree(tmp_path / "live", copy)  # what a kill would leave: nobody closed it
         resumed = opened(copy, freeze=True)
@@ -229,13 +232,13 @@ def test_a_resumed_learner_is_bit_for_bit_the_one_that_was_killed(
             resumed.predict(X, stream="new").probs, learner.predict(X, stream="new").probs
         )
         assert (
-            resumed._live.labels
-            == learner._live.labels
+            inspect_state(resumed).state.labels
+            == inspect_state(learner).state.labels
             == sum(statuses(learner).get(s, 0) for s in ("learned", "held_out"))
         )
-        assert {k: v for k, v in resumed._held_out._counts.items() if any(v.values())} == {
-            k: v for k, v in learner._held_out._counts.items() if any(v.values())
-        }
+        assert {
+            k: v for k, v in inspect_state(resumed).held_out._counts.items() if any(v.values())
+        } == {k: v for k, v in inspect_state(learner).held_out._counts.items() if any(v.values())}
         resumed.close()
         learner.freeze(frozen)
 
@@ -288,14 +291,14 @@ def test_forgetting_after_a_reopen_reaches_the_snapshots_too(opened: Opener, sta
     teach(learner, X[:40], NAMES[:40], "a")
     teach(learner, X[40:80], NAMES[40:80], "b")
     learner.forget(source="a")  # takes a snapshot that holds b
-    with_b = learner._journal.snapshot(3)
+    with_b = inspect_state(learner).journal.snapshot(3)
     learner.close()
     learner = opened(state)
     receipt = learner.forget(source="b")
     assert receipt.snapshots == 1
-    without = learner._journal.snapshot(3)
+    without = inspect_state(learner).journal.snapshot(3)
     assert with_b and without
-    factory = learner._program.checkpoint(learner._program.factory())
+    factory = inspect_state(learner).program.checkpoint(inspect_state(learner).program.factory())
     for name, value in factory.items():
         np.testing.assert_allclose(without[1][name], value, atol=1e-4 * np.abs(value).max())
         assert np.abs(with_b[1][name] - value).max() > 1e-2
@@ -311,9 +314,9 @@ def test_a_withdrawn_label_is_forgotten_in_old_snapshots_as_well(opened: Opener)
     learner.remove_class("Bag")
     learner.add_class("Sneaker")  # in the slot that Bag had
     assert learner.forget(source="b").snapshots == 1
-    found = learner._journal.snapshot(4)
+    found = inspect_state(learner).journal.snapshot(4)
     assert found
-    factory = learner._program.checkpoint(learner._program.factory())
+    factory = inspect_state(learner).program.checkpoint(inspect_state(learner).program.factory())
     for name, value in factory.items():
         np.testing.assert_allclose(
             found[1][name], value, atol=1e-4 * np.abs(value).max(), err_msg=name
@@ -323,7 +326,9 @@ def test_a_withdrawn_label_is_forgotten_in_old_snapshots_as_well(opened: Opener)
 def test_what_is_forgotten_is_in_no_file_of_the_folder(opened: Opener, state: Path) -> None:
     learner = opened(state)
     teach(learner, X[:60], NAMES[:60], "gone")
-    stored = [row.features.astype("<f2").tobytes() for row in learner._journal.evidence()]
+    stored = [
+        row.features.astype("<f2").tobytes() for row in inspect_state(learner).journal.evidence()
+    ]
 
     def found() -> int:
         files = [path.read_bytes() for path in state.iterdir()]
@@ -339,15 +344,15 @@ def test_a_forgotten_held_out_label_judges_no_more_and_another_takes_its_place(
 ) -> None:
     learner = opened()
     ids = teach(learner, X[:100], NAMES[:100])
-    held = [row.id for row in learner._journal.evidence(where="status = 'held_out'")]
+    held = [row.id for row in inspect_state(learner).journal.evidence(where="status = 'held_out'")]
     assert len(held) > 10
     receipt = learner.forget(ids=held)
     assert receipt.removed == len(held) and receipt.subtracted == 0
     left = len(ids) - len(held)
-    assert learner._held_out.total == left and sum(statuses(learner).values()) == left
-    assert {name: counts["held_out"] for name, counts in learner._held_out._counts.items()} == {
-        name: learner._held_out.count(name) // 5 for name in KNOWN
-    }
+    assert inspect_state(learner).held_out.total == left and sum(statuses(learner).values()) == left
+    assert {
+        name: counts["held_out"] for name, counts in inspect_state(learner).held_out._counts.items()
+    } == {name: inspect_state(learner).held_out.count(name) // 5 for name in KNOWN}
 
 
 # -- taken back ------------------------------------------------------------------------------------
@@ -378,10 +383,10 @@ def test_rollback_goes_back_before_the_last_change_and_again_undoes_that(opened:
     second, counted = learner.predict(X).probs, statuses(learner)
     assert learner.rollback() == 0
     np.testing.assert_array_equal(learner.predict(X).probs, first)
-    assert statuses(learner) == {"withdrawn": 50} and learner._live.labels == 0
+    assert statuses(learner) == {"withdrawn": 50} and inspect_state(learner).state.labels == 0
     assert learner.rollback() == 1
     np.testing.assert_array_equal(learner.predict(X).probs, second)
-    assert statuses(learner) == counted and learner._live.labels == 50
+    assert statuses(learner) == counted and inspect_state(learner).state.labels == 50
     assert learner.forget(after=0.0).removed == 50
     np.testing.assert_allclose(learner.predict(X).probs, first, atol=2e-3)
 
@@ -394,7 +399,7 @@ def test_rollback_over_a_removed_class_brings_its_labels_back(opened: Opener, st
     learner.remove_class("Bag")
     learner.rollback()
     np.testing.assert_array_equal(learner.predict(X).probs, probs)
-    assert statuses(learner) == counted and learner._live.labels == 30
+    assert statuses(learner) == counted and inspect_state(learner).state.labels == 30
     learner.close()
     again = opened(state)
     np.testing.assert_array_equal(again.predict(X).probs, probs)
@@ -441,7 +446,7 @@ def test_the_way_back_goes_through_rollbacks_and_removed_classes_whose_snapshots
     mark()
     for _ in range(6):
         learner.rollback()
-    assert min(learner._journal.snapshot_numbers()) > max(marks)
+    assert min(inspect_state(learner).journal.snapshot_numbers()) > max(marks)
     for number, (values, classes) in marks.items():
         learner.rollback(number)
         assert learner.classes == classes
@@ -476,7 +481,7 @@ def test_a_label_that_waits_for_a_class_that_is_gone_is_vetoed_not_waited_for_fo
     assert learner.settle(20.0)
     assert statuses(learner)["vetoed"] == 5 and "received" not in statuses(learner)
     assert learner.history()[1].detail["why"] == "the class 'Bag' is gone"
-    assert learner._live.labels == 15
+    assert inspect_state(learner).state.labels == 15
 
 
 # -- held out and vetoed ---------------------------------------------------------------------------
@@ -484,13 +489,21 @@ def test_every_fifth_label_of_a_class_is_held_out_and_never_trained_on(opened: O
     learner, other = opened(), opened()
     x, names = images(120, seed=7)
     teach(learner, x, names)
-    held = [row.label for row in learner._journal.evidence(where="status = 'held_out'")]
+    held = [
+        row.label for row in inspect_state(learner).journal.evidence(where="status = 'held_out'")
+    ]
     assert {name: held.count(name) for name in KNOWN} == {
         name: names.count(name) // 5 for name in KNOWN
     }
-    rows = learner._journal.evidence(where="status = 'learned'")
-    values, _ = apply_rows(other._program, other._live.tensors, rows, other._live.slots, {})
-    for name, value in other._program.checkpoint(values).items():
+    rows = inspect_state(learner).journal.evidence(where="status = 'learned'")
+    values, _ = apply_rows(
+        inspect_state(other).program,
+        inspect_state(other).state.tensors,
+        rows,
+        inspect_state(other).state.slots,
+        {},
+    )
+    for name, value in inspect_state(other).program.checkpoint(values).items():
         np.testing.assert_allclose(
             tensors(learner)[name], value, rtol=1e-5, atol=1e-5 * np.abs(value).max(), err_msg=name
         )
@@ -500,14 +513,14 @@ def test_every_fifth_label_of_a_class_is_held_out_and_never_trained_on(opened: O
 def test_a_vetoed_or_held_batch_leaves_every_tensor_as_it_was(opened: Opener, seed: int) -> None:
     learner = opened()
     teach(learner, X[:60], NAMES[:60])
-    before, counts = tensors(learner), json.dumps(learner._held_out._counts)
+    before, counts = tensors(learner), json.dumps(inspect_state(learner).held_out._counts)
     x, names = images(64, seed=100 + seed)
     lies = wrong(names, seed)
     teach(learner, x, lies, "liar")
     commit = learner.history()[0]
     assert commit.outcome in ("held", "vetoed") and commit.detail["why"]
     assert_same(tensors(learner), before)
-    assert json.dumps(learner._held_out._counts) == counts
+    assert json.dumps(inspect_state(learner).held_out._counts) == counts
     assert statuses(learner)[commit.outcome] == 64
     receipt = learner.forget(source="liar")
     assert receipt.removed == 64 and receipt.subtracted == 0

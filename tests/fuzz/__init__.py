@@ -12,6 +12,6 @@ import sys
 from pathlib import Path
 
 _TESTS = Path(__file__).resolve().parent.parent
-for folder in ("bundle", "device"):  # the tiny bundle and the images are those of the tests
+for folder in ("bundle", "support"):  # the tiny bundle and the images are those of the tests
     if str(_TESTS / folder) not in sys.path:
         sys.path.append(str(_TESTS / folder))

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.commands.reading import open_source, read_labels
+from edgeadapt.commands.sample_source import open_source, read_labels
 from edgeadapt.errors import InputError, RecipeError
 from fuzz.limits import modestly, within
 
@@ -215,7 +215,7 @@ def test_a_pipe_a_folder_and_a_dangling_link_among_images_are_refused_at_once(
 
 
 def test_labels_of_odd_numbers_are_refused_in_one_short_line(tmp_path: Path) -> None:
-    from edgeadapt.commands.reading import Source
+    from edgeadapt.commands.sample_source import Source
 
     source = Source(("a", "b"), (), None, ())
     for field in ("9" * 5000, "-1", "2", "²", "1e0"):

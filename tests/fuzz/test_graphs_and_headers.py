@@ -31,7 +31,7 @@ def test_a_model_of_endless_fields_is_given_up(monkeypatch: pytest.MonkeyPatch) 
 def test_json_nested_without_end_is_refused_wherever_it_is_read(depth: int) -> None:
     from edgeadapt.bundle._weights import FROZEN, check_header
     from edgeadapt.bundle.codec import decode_manifest
-    from edgeadapt.bundle.signing import decode_signature
+    from edgeadapt.bundle.signature import decode_signature
 
     nested = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
     header = len(nested).to_bytes(8, "little") + nested

@@ -18,6 +18,7 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.storage.journal import FILE_NAME
 from edgeadapt.errors import BundleError, EdgeadaptError, InputError, StateError
+from edgeadapt.testing import inspect_state
 from fuzz import shipped
 from fuzz.limits import within
 from fuzz.targets.journal import shipped_states
@@ -148,7 +149,7 @@ def test_a_state_that_contradicts_itself_raises_nothing_but_named_errors_and_ans
             try:
                 learner.close()
             except EdgeadaptError:
-                learner._journal.close()
+                inspect_state(learner).journal.close()
 
     within(20.0, use)
 

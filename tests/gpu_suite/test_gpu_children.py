@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
-from edgeadapt_bench.gpu.gpu_child import Clock, Task, descendants, end, run
+from edgeadapt_bench.gpu.gpu_check import Task, run
+from edgeadapt_bench.harness.process import Clock, descendants, end
 
 _CHECKS = """
 import os, signal, sys, time
-from edgeadapt_bench.gpu.gpu_child import NotHere, answer
+from edgeadapt_bench.gpu.gpu_check import NotHere, answer
 from edgeadapt_bench.gpu.gpu_result import checked
 from edgeadapt.errors import RuntimeUnavailable
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from edgeadapt_bench.gpu import gpu
-from edgeadapt_bench.gpu.gpu_child import Clock, Task, run
+from edgeadapt_bench.gpu.gpu_check import Task, run
 from edgeadapt_bench.gpu.gpu_device import find
 from edgeadapt_bench.gpu.gpu_result import GpuRow, table
 from edgeadapt_bench.gpu.gpu_step import rows, systems
+from edgeadapt_bench.harness.process import Clock
 
 Use = Callable[[Path], None]
 needs_onnx = pytest.mark.skipif(
@@ -171,7 +172,7 @@ def test_bundle_correction_and_story_run_on_native_tensorrt(
         )
         for part, check, more in (
             ("parity", "graph", {"file": "graphs/read.onnx"}),
-            ("story", "story", {}),
+            ("scenario", "story", {}),
             ("correction", "correction", {"quick": True}),
         )
     )

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edgeadapt_bench.gpu import gpu_race, gpu_reference, gpu_step
-from edgeadapt_bench.gpu.gpu_child import Clock
+from edgeadapt_bench.gpu import gpu_reference, gpu_step
 from edgeadapt_bench.gpu.gpu_rates import LAUNCH, ON_THE_DEVICE
 from edgeadapt_bench.gpu.gpu_result import GpuRow, measured
 from edgeadapt_bench.gpu.gpu_step import EAGER, System, floor_us, rows
+from edgeadapt_bench.harness.process import Clock
 
 _BENCH = "edgeadapt_bench.gpu.gpu_step_"
 NUMPY = System("numpy on the CPU", (f"{_BENCH}arrays", "numpy"), is_gpu=False)
@@ -28,7 +28,8 @@ _BAD = """
 import os, signal, sys, time
 from edgeadapt_bench.gpu import gpu_reference
 from edgeadapt_bench.gpu.gpu_step_arrays import Written
-from edgeadapt_bench.steps.peers.step_protocol import serve
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import steps_of
 
 class Bad(Written):
     count = 0
@@ -40,7 +41,7 @@ class Bad(Written):
 
 if sys.argv[1] == "drifts": gpu_reference.LEARNING_RATE *= 1.01
 if sys.argv[1] == "forgets": gpu_reference.BETA = 0.0
-serve(lambda material: Bad(material, "numpy"))
+serve(steps_of(lambda material: Bad(material, "numpy")))
 """
 
 
@@ -73,19 +74,19 @@ def by_name(found: list[GpuRow]) -> dict[str, GpuRow]:
 @pytest.mark.parametrize("batch", [1, 8])
 def test_the_reference_is_torchs_float64_step_by_step(tmp_path: Path, batch: int) -> None:
     torch = pytest.importorskip("torch")
+    from edgeadapt_bench.harness.child.step_protocol import StepInputs
     from edgeadapt_bench.steps._step_worker_torch import Eager
-    from edgeadapt_bench.steps.peers.step_protocol import Material
 
     reference = gpu_reference.write(tmp_path, batch)
-    material = Material(tmp_path)
-    theirs, ours = Eager(material, dtype=torch.float64), gpu_reference.Exact(material.start)
+    step_inputs = StepInputs(tmp_path)
+    theirs, ours = Eager(step_inputs, dtype=torch.float64), gpu_reference.Exact(step_inputs.start)
     for index in range(gpu_reference.STEPS):
-        given = material.at(index)
+        given = step_inputs.at(index)
         assert theirs.step(index) == pytest.approx(
             float(ours.step(given["x"], given["y"])), rel=1e-12
         )
     for name, value in theirs.parameters().items():
-        moved = np.abs(reference.ends[0][name] - material.start[name]).max()
+        moved = np.abs(reference.ends[0][name] - step_inputs.start[name]).max()
         assert moved > 1e-4, name
         np.testing.assert_allclose(
             reference.ends[0][name], value, atol=1e-9 * moved, rtol=0, err_msg=name
@@ -210,12 +211,12 @@ def test_a_system_that_takes_another_step_is_not_timed(bad: str, how: str, reaso
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"), [("crashes", "ended with -11"), ("hangs", "no answer within 3 s")]
+    ("how", "reason"), [("crashes", "killed by SIGSEGV"), ("hangs", "no answer within 3 s")]
 )
 def test_a_system_that_crashes_or_hangs_costs_its_own_rows(
     bad: str, how: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_race, "_TURN_S", 3.0)
+    monkeypatch.setattr(gpu_step, "_TURN_S", 3.0)
     found = by_name(run(System("bad", (bad, how), is_gpu=False), OURS))
     assert found["batch 8: bad"].state == "failed" and reason in found["batch 8: bad"].reason
     assert found[f"batch 8: {OURS.name}"].state == "measured"

@@ -16,7 +16,7 @@ import edgeadapt
 from edgeadapt import host
 from edgeadapt.bundle import FACTORY, FROZEN, GUARD, Bundle, read_bundle, write_bundle
 from edgeadapt.bundle.packed_gram import packed_width
-from edgeadapt.bundle.signing import generate_key
+from edgeadapt.bundle.signature import generate_key
 from edgeadapt.errors import BundleError, InputError
 from edgeadapt.host.assembly import calibration as calibrate
 

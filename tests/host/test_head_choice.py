@@ -21,6 +21,7 @@ from edgeadapt.device.detection.policy import UNCERTAIN, Policy
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import AS_SHIPPED, HeadChoice
 from edgeadapt.runtime import open_runtime
+from edgeadapt.testing import inspect_state
 
 NAMES = ["a", "b", "c", "d"]
 DIM = 24
@@ -86,9 +87,13 @@ def test_a_weight_of_one_is_the_sum_and_others_scale_the_factory_alone(bundle_pa
 def test_a_class_that_left_its_slot_has_no_factory_share(bundle_path: Path) -> None:
     with edgeadapt.open(bundle_path) as learner:
         learner.remove_class("b")
-        live = learner._live
-        values = learner._program.derive(live.tensors, HeadChoice(factory_weight=4.0), live.classes)
-        active = learner._program.runtime.download(values, ["head.active"])["head.active"]
+        live = inspect_state(learner).state
+        values = inspect_state(learner).program.derive(
+            live.tensors, HeadChoice(factory_weight=4.0), live.classes
+        )
+        active = inspect_state(learner).program.runtime.download(values, ["head.active"])[
+            "head.active"
+        ]
     assert active[:4].tolist() == [1.0, 0.0, 1.0, 1.0]
 
 
@@ -101,7 +106,7 @@ def test_samples_that_were_learned_judge_as_if_they_had_not_been(bundle_path: Pa
     path = bundle_path.with_name("noise.edge")
     host.export(path, host.Identity(160), (x, y), NAMES, stress=False)
     with edgeadapt.open(path) as learner:
-        program, live = learner._program, learner._live
+        program, live = inspect_state(learner).program, inspect_state(learner).state
         (guard,) = FactorySamples(program).sets(live)
         learned = float(
             (
@@ -161,25 +166,21 @@ def test_labels_of_a_field_that_the_factory_knows_nothing_of_take_over_and_a_cho
         before = right(learner, *test)
         teach(learner, x[:200], y[:200])
         after, chosen = right(learner, *test), HeadChoice(factory_weight=0.2)
-        program, live = learner._program, learner._live
-        learner._worker.call(
-            lambda: learner._transactions.choose_head(
-                chosen, program.derive(live.tensors, chosen, live.classes), {}
-            )
-        )
+        inspect_state(learner).worker.call(lambda: learner._training._choices._use(chosen, {}))
         weighed = right(learner, *test)
         labels = learner.predict(features={"z": test[0]}).labels
     assert before < 0.5 and after > before + 0.3
     assert weighed >= after - 0.02
     with edgeadapt.open(bundle_path, state=tmp_path / "state") as again:
         assert (
-            again._live.head == chosen and again.predict(features={"z": test[0]}).labels == labels
+            inspect_state(again).state.head == chosen
+            and again.predict(features={"z": test[0]}).labels == labels
         )
 
 
 def test_labels_that_agree_with_the_factory_leave_its_weight(learner: edgeadapt.Learner) -> None:
     teach(learner, *vectors(24, 5))
-    assert learner._live.head.factory_weight >= 1.0
+    assert inspect_state(learner).state.head.factory_weight >= 1.0
 
 
 def test_a_rollback_takes_back_labels_and_not_only_the_choice(learner: edgeadapt.Learner) -> None:
@@ -188,7 +189,7 @@ def test_a_rollback_takes_back_labels_and_not_only_the_choice(learner: edgeadapt
     teach(learner, *vectors(64, 1, is_field=True))
     assert right(learner, *test) > before + 0.2
     learner.rollback()
-    assert right(learner, *test) == before and learner._live.head == AS_SHIPPED
+    assert right(learner, *test) == before and inspect_state(learner).state.head == AS_SHIPPED
 
 
 def test_forgetting_everything_leaves_the_factory(learner: edgeadapt.Learner) -> None:
@@ -203,7 +204,7 @@ def test_forgetting_everything_leaves_the_factory(learner: edgeadapt.Learner) ->
     learner.settle()
     learner.forget(source="field")
     learner.settle()
-    assert learner._live.head == AS_SHIPPED
+    assert inspect_state(learner).state.head == AS_SHIPPED
     assert (
         np.mean(
             [
@@ -222,21 +223,21 @@ def test_what_is_held_out_teaches_the_head_that_answers_and_not_the_one_that_is_
 ) -> None:
     x, y = vectors(60, 1, is_field=True)
     teach(learner, x, y)
-    live, program = learner._live, learner._program
+    live, program = inspect_state(learner).state, inspect_state(learner).program
     test, none = vectors(200, 2, is_field=True)[0], np.zeros((200, 0), np.float32)
     judged, answering = (
         program.read(test, none, tensors).logits
         for tensors in (live.judged_in("source"), live.tensors_in("source"))
     )
-    rows = learner._journal.evidence(where="status = 'held_out'")
+    rows = inspect_state(learner).journal.evidence(where="status = 'held_out'")
     z = np.stack([row.features for row in rows]).astype(np.float32)
     slots = np.array([live.slots[row.label] for row in rows])
     ones = np.ones(len(rows), np.float32)
     every, _ = program.learn(live.tensors, z, none[: len(rows)], slots, ones, 0 * ones)
     head = program.derive(every, live.head, live.classes)
-    both = learner._journal.evidence(where="status IN ('learned', 'held_out')")
+    both = inspect_state(learner).journal.evidence(where="status IN ('learned', 'held_out')")
     beside = LogisticHead(program).beside(
-        head, live, learner._transactions.factory_sets(live), both
+        head, live, FactorySamples(inspect_state(learner).program).sets(live), both
     )
     expected = program.read(test, none, beside).logits
     assert (
@@ -250,8 +251,8 @@ def test_a_label_counts_at_once_though_the_head_that_answers_is_made_later(
     learner: edgeadapt.Learner,
 ) -> None:
     teach(learner, *vectors(60, 1, is_field=True))
-    assert "source" in learner._live.heads
-    learner._meter.may_start = lambda kind: False  # type: ignore[method-assign]
+    assert "source" in inspect_state(learner).state.heads
+    inspect_state(learner).meter.may_start = lambda kind: False  # type: ignore[method-assign]
     x = np.full((1, DIM), 40.0, np.float32)
     before = learner.predict(features={"z": x}).labels[0]
     other = next(name for name in NAMES if name != before)
@@ -262,9 +263,9 @@ def test_a_label_counts_at_once_though_the_head_that_answers_is_made_later(
         trusted=True,
     )
     learner.settle()
-    assert "source" not in learner._live.heads and learner.predict(features={"z": x}).labels == (
-        other,
-    )
+    assert "source" not in inspect_state(learner).state.heads and learner.predict(
+        features={"z": x}
+    ).labels == (other,)
 
 
 def test_a_new_class_of_few_labels_does_not_choose_how_the_head_is_made(bundle_path: Path) -> None:
@@ -277,7 +278,10 @@ def test_a_new_class_of_few_labels_does_not_choose_how_the_head_is_made(bundle_p
         learner.learn(None, ["new", "new", "newer", "newest"], features={"z": far}, trusted=True)
         learner.settle()
         teach(learner, x, y)
-        assert learner._live.head.temperature < 3.0 and learner._live.head.factory_weight >= 1.0
+        assert (
+            inspect_state(learner).state.head.temperature < 3.0
+            and inspect_state(learner).state.head.factory_weight >= 1.0
+        )
 
 
 def test_a_head_is_as_sure_as_it_is_right_after_labels(learner: edgeadapt.Learner) -> None:
@@ -300,7 +304,7 @@ def test_a_head_is_as_sure_as_it_is_right_after_labels(learner: edgeadapt.Learne
         learner, *test
     )
     assert before > 0.15 and abs(after) < 0.07
-    assert learner._live.head.temperature > 1.0
+    assert inspect_state(learner).state.head.temperature > 1.0
 
 
 @pytest.mark.parametrize("was_doubted", [True, False])
@@ -310,7 +314,10 @@ def test_a_doubt_ends_when_answers_end_it_and_not_with_clear_readings(
     with edgeadapt.open(bundle_path, policy=Policy(quiet_questions_per_day=0)) as learner:
         learner.observe(features={"z": vectors(64, 1)[0]}, stream="s")
         learner.settle()
-        stream, known = learner._streams.found["s"], learner._conditions.field_accuracy
+        stream, known = (
+            inspect_state(learner).streams.found["s"],
+            inspect_state(learner).conditions.field_accuracy,
+        )
         if was_doubted:
             stream.state = replace(stream.state, asked={UNCERTAIN: 5})
         for number, answer in enumerate("bbb"):

@@ -13,12 +13,14 @@ import pytest
 import edgeadapt
 from edgeadapt import host
 from edgeadapt.device.commits import head_choice, logistic_head
+from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.guard import ValidationSet
 from edgeadapt.device.commits.logistic_head import LogisticHead
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.inference.state import Domain, LearnerState, Signature
 from edgeadapt.device.numerics.logistic_regression import logistic
 from edgeadapt.runtime import Tensors
+from edgeadapt.testing import inspect_state
 
 DIM, NAMES = 12, ("a", "b", "c")
 
@@ -75,7 +77,7 @@ def features(program: object, z: np.ndarray, live: LearnerState, domain: str) ->
 
 def test_it_sees_what_the_head_sees_corrected_and_projected(bundle: Path) -> None:
     with edgeadapt.open(bundle) as learner:
-        live, program = learner._live, learner._program
+        live, program = inspect_state(learner).state, inspect_state(learner).program
         z, offset = blobs(40, 3)[0], np.linspace(-2.0, 2.0, DIM, dtype=np.float32)
         here = program.runtime.upload({"correct.mean": program.numbers("correct.source") + offset})
         moved = live.with_domain(Domain("moved", "condition", Signature.empty(3, 1), tensors=here))
@@ -92,7 +94,7 @@ def test_it_sees_what_the_head_sees_corrected_and_projected(bundle: Path) -> Non
 
 def test_a_class_of_which_no_row_is_left_leaves_the_head_alone(bundle: Path) -> None:
     with edgeadapt.open(bundle) as learner:
-        live, program = learner._live, learner._program
+        live, program = inspect_state(learner).state, inspect_state(learner).program
         z, y = blobs(60, 4)
         none = np.zeros((60, 0), np.float32)
 
@@ -123,7 +125,7 @@ def test_samples_are_bounded_and_many_classes_leave_the_head_alone(
 
     monkeypatch.setattr(logistic_head, "logistic", counted)
     with edgeadapt.open(bundle) as learner:
-        live, program = learner._live, learner._program
+        live, program = inspect_state(learner).state, inspect_state(learner).program
         z, y = blobs(900, 4)
         known = ValidationSet(
             "factory samples", z, np.zeros((900, 0), np.float32), y, "source", np.arange(3), None
@@ -144,8 +146,8 @@ def test_a_label_that_does_not_count_teaches_nothing(bundle: Path) -> None:
     with edgeadapt.open(bundle) as learner:
         x, y = blobs(40, 6)
         taught(learner, x, [NAMES[k] for k in y])
-        live, program = learner._live, learner._program
-        rows = learner._journal.evidence(where="status IN ('learned', 'held_out')")
+        live, program = inspect_state(learner).state, inspect_state(learner).program
+        rows = inspect_state(learner).journal.evidence(where="status IN ('learned', 'held_out')")
         wrong = [
             replace(row, label=NAMES[(NAMES.index(row.label) + 1) % 3], weight=0.0) for row in rows
         ]
@@ -154,7 +156,10 @@ def test_a_label_that_does_not_count_teaches_nothing(bundle: Path) -> None:
                 x,
                 np.zeros((40, 0), np.float32),
                 LogisticHead(program).beside(
-                    live.tensors, live, learner._transactions.factory_sets(live), given
+                    live.tensors,
+                    live,
+                    FactorySamples(inspect_state(learner).program).sets(live),
+                    given,
                 ),
             ).logits
             for given in (
@@ -171,8 +176,11 @@ def test_labels_that_are_refused_turn_nothing_on(bundle: Path) -> None:
         x, y = blobs(24, 7)
         learner.learn(None, [NAMES[(k + 1) % 3] for k in y], features={"z": x}, source="liar")
         learner.settle()
-        assert learner._live.labels == 0 and learner.counters()["evidence"].get("held", 0) == 24
-        assert not learner._live.heads
+        assert (
+            inspect_state(learner).state.labels == 0
+            and learner.counters()["evidence"].get("held", 0) == 24
+        )
+        assert not inspect_state(learner).state.heads
 
 
 def test_a_class_whose_labels_are_old_keeps_its_part(
@@ -184,12 +192,12 @@ def test_a_class_whose_labels_are_old_keeps_its_part(
         taught(learner, far, ["new"] * 6)
         x, y = blobs(40, 8)
         taught(learner, x, [NAMES[k] for k in y])
-        live = learner._live
+        live = inspect_state(learner).state
         judged, answering = (
-            learner._program.read(x, np.zeros((40, 0), np.float32), tensors).logits
+            inspect_state(learner).program.read(x, np.zeros((40, 0), np.float32), tensors).logits
             for tensors in (live.tensors, live.tensors_in("source"))
         )
-        newest = learner._journal.evidence(
+        newest = inspect_state(learner).journal.evidence(
             where="status IN ('learned', 'held_out')", limit=20, newest_first=True
         )
         assert "new" not in {row.label for row in newest} and np.abs(answering - judged).max() > 0.5
@@ -200,13 +208,13 @@ def test_what_expired_answers_no_more(bundle: Path, tmp_path: Path) -> None:
     with edgeadapt.open(bundle, state=tmp_path) as learner:
         x, y = blobs(60, 9)
         taught(learner, x, [NAMES[k] for k in y])
-        before = learner._live.heads["source"]
-        learner._worker.call(lambda: learner._undoing.expire(0.0, 10))
-        assert "source" not in learner._live.heads
-        learner._learning.offer_patient_work()
+        before = inspect_state(learner).state.heads["source"]
+        inspect_state(learner).worker.call(lambda: inspect_state(learner).history.expire(0.0, 10))
+        assert "source" not in inspect_state(learner).state.heads
+        learner._training.offer()
         learner.settle()
         now = learner.predict(features={"z": x}).probs
-        assert learner._live.heads["source"] is not before
+        assert inspect_state(learner).state.heads["source"] is not before
     with edgeadapt.open(bundle, state=tmp_path) as learner:
         learner.settle()
         assert np.allclose(learner.predict(features={"z": x}).probs, now, atol=1e-4)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgeadapt.commands.making import _network, finished_encoder
+from edgeadapt.commands.export import _network, finished_encoder
 from edgeadapt.errors import InputError, RecipeError, RuntimeUnavailable
 from edgeadapt.host import named_encoder
 from edgeadapt.host.data.images import ImageData

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeadapt.commands.making import _say_plain_pixels, finished_encoder
+from edgeadapt.commands.export import _say_plain_pixels, finished_encoder
 from edgeadapt.errors import InputError, RecipeError
 from edgeadapt.host import OnnxFile, PixelInput
 from edgeadapt.host.compile.emit import Emitted

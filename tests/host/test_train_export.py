@@ -8,7 +8,7 @@ import numpy as np
 from toy_training import tones
 
 import edgeadapt
-from edgeadapt.commands.making import export_recipe
+from edgeadapt.commands.export import export_recipe
 from edgeadapt.host.recipe import load_recipe
 
 RECIPE = """seed = 1

@@ -15,9 +15,9 @@ import pytest
 from edgeadapt_onnxruntime._executable import OnnxExecutable
 
 import edgeadapt.runtime
-from edgeadapt.placement import Placing
+from edgeadapt.placement import PlacedRuntime
 
-sys.path.append(str(Path(__file__).parent))  # made_up
+sys.path.append(str(Path(__file__).parent))  # fake_runtimes
 
 
 @pytest.fixture
@@ -45,13 +45,13 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def opened() -> Iterator[Callable[..., Placing]]:
+def opened() -> Iterator[Callable[..., PlacedRuntime]]:
     """Open ``auto``; it is closed at the end."""
-    made: list[Placing] = []
+    made: list[PlacedRuntime] = []
 
-    def open_auto(**options: Any) -> Placing:
+    def open_auto(**options: Any) -> PlacedRuntime:
         runtime = edgeadapt.runtime.open_runtime("auto", **options)
-        assert isinstance(runtime, Placing)
+        assert isinstance(runtime, PlacedRuntime)
         made.append(runtime)
         return runtime
 

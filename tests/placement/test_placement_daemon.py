@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeadapt_bench.precision.placement import graph_rows, run_placement, sides_of
-from made_up import DoesNotOpen, MadeUp, NotANumber, Wrong
-from patience import settle
+from fake_runtimes import DoesNotOpen, MadeUp, NotANumber, Wrong
+from placement_trials import settle
 
 from edgeadapt import cli
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path, load_sample
-from edgeadapt.placement import Placing
+from edgeadapt.placement import PlacedRuntime
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def service(register: Callable[..., None], tmp_path: Path, slow_cpu: dict[str, A
     made.start()
     yield made
     assert made.stop()
-    made._running.runtime.close()
+    made.context.runtime.close()
 
 
 def test_a_daemon_shows_where_roles_run_and_what_it_copied(service: Any) -> None:
-    runtime = service._running.runtime
-    assert isinstance(runtime, Placing)
+    runtime = service.context.runtime
+    assert isinstance(runtime, PlacedRuntime)
     x = load_sample().x
     for at in range(0, 80, 8):
         service.predict(x[at : at + 8])
@@ -63,7 +63,7 @@ def test_a_daemon_whose_device_took_tensors_with_it_is_not_well_and_ends(
 
     monkeypatch.setattr(supervised, "run", lambda one, has_failed: has_failed())
     assert service.ready() == (True, "") and service.health()["ok"] and not service.run()
-    service._running.runtime.exchange.lost = "tensor 'ridge.gram' lies only in 'made-up'"
+    service.context.runtime.exchange.lost = "tensor 'ridge.gram' lies only in 'made-up'"
     assert service.ready() == (False, "tensor 'ridge.gram' lies only in 'made-up'")
     health = service.health()
     assert not health["ok"] and "tensor 'ridge.gram' lies only in 'made-up'" in health["problems"]

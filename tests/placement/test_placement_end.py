@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 import edgeadapt.runtime
 from edgeadapt_onnxruntime import OnnxRuntime
 from edgeadapt.errors import RuntimeUnavailable
-from made_up import MadeUp, batch, predict_graph, table
+from fake_runtimes import MadeUp, batch, predict_graph, table
 
 began = threading.Event()
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeadapt_onnxruntime._executable import OnnxExecutable
-from made_up import (
+from fake_runtimes import (
     BuildsConstants,
     Hangs,
     MadeUp,
@@ -24,21 +24,21 @@ from made_up import (
     scale_graph,
     table,
 )
-from patience import drive, rows, settle
+from placement_trials import drive, rows, settle
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
-from edgeadapt.placement import Placing
+from edgeadapt.placement import PlacedRuntime
 from edgeadapt.runtime import GraphFile, Tensors
 
-Open = Callable[..., Placing]
+Open = Callable[..., PlacedRuntime]
 Register = Callable[..., None]
 
 
-def where(runtime: Placing, graph: str = "check-predict") -> dict[str, str]:
+def where(runtime: PlacedRuntime, graph: str = "check-predict") -> dict[str, str]:
     return {row["batch"]: row["where"] for row in rows(runtime, graph)}
 
 
-def folded(runtime: Placing, first: float) -> Any:
+def folded(runtime: PlacedRuntime, first: float) -> Any:
     return runtime.load(scale_graph(), {"k.scale": np.array([first, 2, 3], np.float32)})
 
 
@@ -107,7 +107,7 @@ def test_what_was_taken_back_while_it_stood_aside_stays_there(
     for size in (1, 8):
         drive(runtime, lambda: run({"x": batch(size)}, tensors))  # noqa: B023
     one, eight = run.routes
-    with run.standing_aside(runtime.places[1]):
+    with run.paused_at(runtime.places[1]):
         assert one.live is None and eight.live is None
         run.leave(one, runtime.places[1], "it refuses a batch that was under way")
     assert one.live is None and "under way" in one.why and eight.live is not None

@@ -8,19 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from made_up import MadeUp, scale_graph
-from patience import drive, settle
+from fake_runtimes import MadeUp, scale_graph
+from placement_trials import drive, settle
 
-from edgeadapt.placement import Placing
+from edgeadapt.placement import PlacedRuntime
 from edgeadapt.placement.places import Place
-from edgeadapt.placement.routes import Room, Trial
+from edgeadapt.placement.routes import SampleBudget, Trial
 from edgeadapt.runtime import Tensors
 
-Open = Callable[..., Placing]
+Open = Callable[..., PlacedRuntime]
 Register = Callable[..., None]
 
 
-def folded(runtime: Placing, first: float) -> Any:
+def folded(runtime: PlacedRuntime, first: float) -> Any:
     return runtime.load(scale_graph(), {"k.scale": np.array([first, 2, 3], np.float32)})
 
 
@@ -29,7 +29,7 @@ def scale(run: Any, size: int) -> Any:
 
 
 def test_a_sample_of_a_graph_that_nobody_holds_gives_its_room_back() -> None:
-    room = Room(1000)
+    room = SampleBudget(1000)
     trial = Trial(Place(1, "made-up"), lambda ports, tensors: ({}, Tensors()), room, ())  # type: ignore[arg-type]
     assert trial.offer({"x": np.zeros(100, np.float64)}, (), Tensors()) and room.used == 800
     assert not room.take(300)
@@ -38,7 +38,7 @@ def test_a_sample_of_a_graph_that_nobody_holds_gives_its_room_back() -> None:
 
 
 def test_a_sample_that_was_done_gives_its_room_back_once() -> None:
-    room = Room(1000)
+    room = SampleBudget(1000)
     trial = Trial(Place(1, "made-up"), lambda ports, tensors: ({}, Tensors()), room, ())  # type: ignore[arg-type]
     for _ in range(3):
         assert trial.offer({"x": np.zeros(100, np.float64)}, (), Tensors())
@@ -49,7 +49,7 @@ def test_a_sample_that_was_done_gives_its_room_back_once() -> None:
 
 
 def test_room_comes_back_even_on_the_thread_that_holds_its_lock() -> None:
-    room = Room(1000)
+    room = SampleBudget(1000)
     assert room.take(800)
 
     def collected() -> None:
@@ -79,9 +79,9 @@ def test_a_reference_that_a_call_has_needed_outlives_a_comparison(
     first = folded(runtime, 1)
     drive(runtime, lambda: scale(first, 4))
     second = folded(runtime, 5)
-    assert second._reference is None
+    assert second.reference.run is None
     loads.clear()
-    with second.borrowed_reference():
+    with second.reference.borrowed():
         scale(second, 100)  # of a size that only the reference serves
     scale(second, 100)
     assert len(loads) == 1
@@ -107,9 +107,9 @@ def test_calls_elsewhere_do_not_wait_for_the_reference_to_load(
     first = folded(runtime, 1)
     drive(runtime, lambda: scale(first, 4))
     second = folded(runtime, 5)
-    assert runtime.where(first) == "made-up" and second._reference is None
+    assert runtime.where(first) == "made-up" and second.reference.run is None
     runtime._reference.load = hangs  # type: ignore[method-assign]
-    waiting = threading.Thread(target=second.reference)
+    waiting = threading.Thread(target=second.reference.get)
     waiting.start()
     answered: list[Any] = []
     # a new size, of a range that runs elsewhere

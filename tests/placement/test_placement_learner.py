@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_day import days, images
 from edgeadapt_onnxruntime import OnnxRuntime
-from made_up import MadeUp, Slow, Wrong
-from patience import PATIENCE_S, settle
-from stories import days, images
+from fake_runtimes import MadeUp, Slow, Wrong
+from placement_trials import PATIENCE_S, settle
 
 from edgeadapt.demo.sample import KNOWN, bundle_path
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.errors import StateError
-from edgeadapt.placement import Placing, Rules
+from edgeadapt.placement import PlacedRuntime, Rules
+from edgeadapt.testing import inspect_state
 
 
 def same(told: dict[str, Any], right: dict[str, Any]) -> None:
@@ -35,7 +36,7 @@ def same(told: dict[str, Any], right: dict[str, Any]) -> None:
 def test_a_learner_whose_graphs_move_is_the_learner_of_the_cpu(
     slow_cpu: dict[str, Any],
     register: Callable[..., None],
-    opened: Callable[..., Placing],
+    opened: Callable[..., PlacedRuntime],
     tmp_path: Path,
 ) -> None:
     slow_cpu["ms"] = 0.0
@@ -62,7 +63,7 @@ def test_a_learner_whose_graphs_move_is_the_learner_of_the_cpu(
 
 @pytest.mark.parametrize("candidate", [Slow, Wrong])
 def test_a_learner_beside_a_candidate_that_is_no_good_stays_on_the_cpu(
-    candidate: Any, register: Callable[..., None], opened: Callable[..., Placing]
+    candidate: Any, register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(candidate)
     runtime = opened(rules=Rules(calls=1))
@@ -121,11 +122,11 @@ def test_a_learner_on_one_runtime_reports_that_one() -> None:
 
 
 def test_what_the_worker_spends_on_a_device_is_metered(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
     with open_learner(bundle_path(), runtime=runtime) as learner:
-        assert learner._meter._spent == runtime.spent
+        assert inspect_state(learner).meter._spent == runtime.spent
     with open_learner(bundle_path(), runtime=OnnxRuntime()) as learner:
-        assert learner._meter._spent is time.thread_time
+        assert inspect_state(learner).meter._spent is time.thread_time

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import MadeUp, Wrong, batch, predict_graph, scale_graph, table
-from patience import drive, rows
+from fake_runtimes import MadeUp, Wrong, batch, predict_graph, scale_graph, table
+from placement_trials import drive, rows
 
-from edgeadapt.placement import Placing
+from edgeadapt.placement import PlacedRuntime
 from edgeadapt.runtime import Tensors
 
-Open = Callable[..., Placing]
+Open = Callable[..., PlacedRuntime]
 Register = Callable[..., None]
 
 

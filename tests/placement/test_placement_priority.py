@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from made_up import MadeUp, batch, predict_graph, table
-from patience import drive
+from fake_runtimes import MadeUp, batch, predict_graph, table
+from placement_trials import drive
 
-from edgeadapt.placement import Placing
-from edgeadapt.placement.priority import at_low_priority
+from edgeadapt.placement import PlacedRuntime
+from edgeadapt.placement.background import at_low_priority
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux has a priority per thread"
@@ -83,7 +83,7 @@ def test_where_no_priority_may_be_raised_the_work_is_done_all_the_same(
 
 
 def test_the_first_call_of_each_batch_lets_others_go_first_and_what_is_measured_does_not(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     class Notes(MadeUp):
         def __init__(self) -> None:

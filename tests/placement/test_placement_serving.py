@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from edgeadapt_onnxruntime import OnnxRuntime
 from edgeadapt_onnxruntime._executable import OnnxExecutable
-from made_up import (
+from fake_runtimes import (
     BuildsForABatch,
     DoesNotLoad,
     DoesNotOpen,
@@ -33,10 +33,10 @@ from made_up import (
     predict_graph,
     table,
 )
-from patience import drive, rows, settle
+from placement_trials import drive, rows, settle
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
-from edgeadapt.placement import Placing, Rules
+from edgeadapt.placement import PlacedRuntime, Rules
 from edgeadapt.runtime import Tensors, open_runtime
 from edgeadapt.testing import check_runtime
 
@@ -79,7 +79,7 @@ def test_a_candidate_that_is_not_registered_is_refused(register: Callable[..., N
 
 
 def test_the_contract_of_a_runtime_holds(
-    register: Callable[..., None], opened: Callable[..., Placing]
+    register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     check_runtime(opened(), steps=1000)
@@ -93,7 +93,7 @@ def hanging() -> Iterator[None]:
 
 
 def test_the_cpu_serves_from_the_first_moment_while_a_build_hangs(
-    hanging: None, register: Callable[..., None], opened: Callable[..., Placing]
+    hanging: None, register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(Hangs)
     started = time.perf_counter()
@@ -116,7 +116,7 @@ def test_the_cpu_serves_from_the_first_moment_while_a_build_hangs(
 
 
 def test_what_is_right_and_faster_takes_over(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -135,7 +135,7 @@ def test_what_is_right_and_faster_takes_over(
 
 
 def test_a_size_that_was_not_tried_is_served_by_the_cpu(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -148,7 +148,7 @@ def test_a_size_that_was_not_tried_is_served_by_the_cpu(
 
 
 def test_each_size_of_batch_runs_where_it_is_fastest(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     slow_cpu.update(ms=0.0, ms_per_row=1.0)
     register(SlowOnSmall)
@@ -163,7 +163,7 @@ def test_each_size_of_batch_runs_where_it_is_fastest(
 
 
 def test_what_is_slower_does_not_and_the_report_says_so(
-    register: Callable[..., None], opened: Callable[..., Placing]
+    register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(Slow)
     runtime = opened()
@@ -195,7 +195,7 @@ def test_what_is_wrong_or_fails_never_serves(
     why: str,
     slow_cpu: dict[str, Any],
     register: Callable[..., None],
-    opened: Callable[..., Placing],
+    opened: Callable[..., PlacedRuntime],
 ) -> None:
     import re
 
@@ -217,7 +217,7 @@ def test_what_is_wrong_or_fails_never_serves(
 
 
 def test_a_change_is_judged_by_its_own_size(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     """100 + 1.01 where it has to be 100 + 1 is right to four digits, and still a step that is too
     large.
@@ -234,7 +234,7 @@ def test_a_change_is_judged_by_its_own_size(
 
 
 def test_a_step_that_rounds_on_large_values_agrees(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -244,7 +244,7 @@ def test_a_step_that_rounds_on_large_values_agrees(
 
 
 def test_what_fails_after_it_took_over_goes_back_with_the_same_answer(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -262,7 +262,7 @@ def test_what_fails_after_it_took_over_goes_back_with_the_same_answer(
 
 
 def test_memory_that_ends_after_it_took_over_sends_the_call_to_the_cpu(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -275,7 +275,7 @@ def test_memory_that_ends_after_it_took_over_sends_the_call_to_the_cpu(
 
 
 def test_tensors_that_a_dead_device_holds_are_lost_and_the_error_says_what_to_do(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -298,7 +298,7 @@ def test_tensors_that_a_dead_device_holds_are_lost_and_the_error_says_what_to_do
 
 
 def test_uploads_count_where_every_call_brings_other_tensors(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(SlowToUpload)
     runtime = opened()
@@ -309,7 +309,7 @@ def test_uploads_count_where_every_call_brings_other_tensors(
 
 
 def test_uploads_hardly_count_where_tensors_stay(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(SlowToUpload)
     runtime = opened(rules=Rules(calls=3))
@@ -322,7 +322,7 @@ def test_uploads_hardly_count_where_tensors_stay(
 
 
 def test_what_the_caller_did_wrong_is_no_reason_to_go_back(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -340,7 +340,7 @@ def test_what_the_caller_did_wrong_is_no_reason_to_go_back(
 
 
 def test_the_fastest_of_two_candidates_wins(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     slow_cpu["ms"] = 40.0
     register(Slow, MadeUp)
@@ -353,7 +353,7 @@ def test_the_fastest_of_two_candidates_wins(
 
 
 def test_work_that_a_device_does_counts_as_work(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     slow_cpu["ms"] = 60.0
     register(Slow)
@@ -368,7 +368,7 @@ def test_work_that_a_device_does_counts_as_work(
 
 
 def test_a_candidate_where_nothing_runs_is_let_go_and_asked_again_for_other_batches(
-    register: Callable[..., None], opened: Callable[..., Placing]
+    register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(Slow)
     runtime = opened(rules=Rules(calls=1))
@@ -384,7 +384,7 @@ def test_a_candidate_where_nothing_runs_is_let_go_and_asked_again_for_other_batc
 
 
 def test_a_candidate_that_serves_is_kept(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -397,7 +397,7 @@ def test_a_candidate_that_serves_is_kept(
 
 
 def test_graphs_are_built_ahead_in_the_first_candidate_alone(
-    register: Callable[..., None], opened: Callable[..., Placing]
+    register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp, Slow)
     runtime = opened(candidates=["madeup", "slow"])
@@ -409,7 +409,7 @@ def test_graphs_are_built_ahead_in_the_first_candidate_alone(
 
 
 def test_where_no_candidate_opens_the_thread_ends_and_the_report_says_why(
-    register: Callable[..., None], opened: Callable[..., Placing]
+    register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(DoesNotOpen)
     runtime = opened()
@@ -428,7 +428,7 @@ def test_where_no_candidate_opens_the_thread_ends_and_the_report_says_why(
 
 
 def test_a_tie_says_nothing_and_many_of_them_are_no_ties(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     class Flips(MadeUp):
         def after_call(self, name: str, outputs: Any, written: Tensors) -> Any:
@@ -456,7 +456,7 @@ def test_a_tie_says_nothing_and_many_of_them_are_no_ties(
 
 
 def test_what_goes_wrong_after_it_took_over_is_found(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(WrongInTheEnd)
     runtime = opened()
@@ -477,7 +477,7 @@ def test_what_goes_wrong_after_it_took_over_is_found(
 
 
 def test_audits_are_few(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -492,7 +492,7 @@ def test_audits_are_few(
 
 
 def test_a_build_for_a_larger_batch_holds_nobody_up(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(BuildsForABatch)
     runtime = opened()
@@ -522,7 +522,7 @@ def test_a_build_for_a_larger_batch_holds_nobody_up(
 
 
 def test_both_ends_of_a_range_were_run_before_it_serves(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(BuildsForABatch)
     runtime = opened(rules=Rules(calls=1))
@@ -532,7 +532,7 @@ def test_both_ends_of_a_range_were_run_before_it_serves(
 
 
 def test_a_call_that_stays_on_the_cpu_costs_microseconds_more(
-    register: Callable[..., None], opened: Callable[..., Placing]
+    register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     """About 2 us where it was measured; a hundred where the machine is busy is still no second
     lookup, lock or copy of a tensor.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeadapt_onnxruntime import OnnxRuntime
-from made_up import (
+from fake_runtimes import (
     BuildsConstants,
     Hangs,
     MadeUp,
@@ -25,14 +25,14 @@ from made_up import (
     scale_graph,
     table,
 )
-from patience import drive, rows, settle
+from placement_trials import drive, rows, settle
 
 from edgeadapt.errors import InputError
-from edgeadapt.placement import Placing, Rules
-from edgeadapt.placement.buffers import PlacedBuffer
+from edgeadapt.placement import PlacedRuntime, Rules
+from edgeadapt.placement.places import PlacedBuffer
 
 
-def copies(runtime: Placing) -> dict[tuple[str, str], tuple[int, int]]:
+def copies(runtime: PlacedRuntime) -> dict[tuple[str, str], tuple[int, int]]:
     return {
         (row["from"], row["to"]): (row["count"], row["bytes"])
         for row in runtime.report()["copies"]
@@ -41,7 +41,7 @@ def copies(runtime: Placing) -> dict[tuple[str, str], tuple[int, int]]:
 
 
 def test_a_tensor_crosses_once_and_only_when_it_is_read(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -55,7 +55,7 @@ def test_a_tensor_crosses_once_and_only_when_it_is_read(
 
 
 def test_neighbours_in_one_place_exchange_nothing(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -84,7 +84,7 @@ def test_neighbours_in_one_place_exchange_nothing(
 
 
 def test_old_values_stay_what_they_were_wherever_they_lie(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -105,7 +105,7 @@ def test_old_values_stay_what_they_were_wherever_they_lie(
 
 
 def test_downloads_refuse_what_is_not_theirs(
-    register: Callable[..., None], opened: Callable[..., Placing]
+    register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -118,7 +118,7 @@ def test_downloads_refuse_what_is_not_theirs(
 
 
 def test_threads_that_predict_while_a_graph_moves_there_and_back_get_the_right_numbers(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     slow_cpu["ms"] = 1.0
     register(MadeUp)
@@ -160,7 +160,7 @@ def placed_buffers() -> int:
 
 
 def test_trials_leave_no_tensors_and_no_calls_behind(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -174,16 +174,16 @@ def test_trials_leave_no_tensors_and_no_calls_behind(
     held.clear()
     assert placed_buffers() == before
     assert MadeUp.opened[0].pool.idle_bytes == idle + 65536  # the copy goes with it
-    assert runtime._tries._room.used == 0
+    assert runtime._scheduler.budget.used == 0
 
 
 def test_calls_that_wait_to_be_run_again_are_bounded(
-    hanging: None, register: Callable[..., None], opened: Callable[..., Placing]
+    hanging: None, register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened(rules=Rules(sample_mib=1))
     run, tensors = runtime.load(predict_graph()), runtime.upload(table())
-    room = runtime._tries._room
+    room = runtime._scheduler.budget
     settle(runtime)
     held = []
     for size in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512):
@@ -207,7 +207,7 @@ def test_the_thread_ends_when_the_runtime_is_let_go(register: Callable[..., None
 
     register(MadeUp)
     runtime = open_runtime("auto")
-    assert isinstance(runtime, Placing)
+    assert isinstance(runtime, PlacedRuntime)
     run, tensors = runtime.load(predict_graph()), runtime.upload(table())
     drive(runtime, lambda: run({"x": batch(8)}, tensors), 2)
     thread, gone = runtime._thread, weakref.ref(runtime)
@@ -234,7 +234,7 @@ def scaled(run: Any, k: float) -> None:
 
 
 def test_other_constants_go_straight_where_the_family_has_passed(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(MadeUp)
     runtime = opened()
@@ -267,7 +267,7 @@ class SlowLoads:
 
 
 def test_what_went_straight_is_compared_when_it_is_called(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(WrongInTheEnd)
     runtime = opened()
@@ -278,7 +278,9 @@ def test_what_went_straight_is_compared_when_it_is_called(
     second = runtime.load(scale_graph(), constants(7))
     drive(runtime, lambda: scaled(second, 7), 3)
     # loaded for the comparison, and let go again
-    assert runtime.where(second) == "made-up" and slowly.count > loads and second._reference is None
+    assert (
+        runtime.where(second) == "made-up" and slowly.count > loads and second.reference.run is None
+    )
     WrongInTheEnd.opened[0].is_wrong = True
     third = runtime.load(scale_graph(), constants(9))
     x = np.ones((4, 3), np.float32)
@@ -290,7 +292,7 @@ def test_what_went_straight_is_compared_when_it_is_called(
 
 
 def test_where_other_constants_are_a_build_only_the_first_is_built(
-    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., Placing]
+    slow_cpu: dict[str, Any], register: Callable[..., None], opened: Callable[..., PlacedRuntime]
 ) -> None:
     register(BuildsConstants)
     runtime = opened()
@@ -309,7 +311,7 @@ def test_other_constants_do_not_wait_for_a_build_of_something_else(
     hanging: None,
     slow_cpu: dict[str, Any],
     register: Callable[..., None],
-    opened: Callable[..., Placing],
+    opened: Callable[..., PlacedRuntime],
 ) -> None:
     register(Hangs)
     Hangs.let_go.set()

@@ -149,7 +149,7 @@ def commands() -> list[str]:
     """Commands, options, their choices, and exit codes."""
     from edgeadapt import cli
 
-    parser = cli._parser(("bench", "data"))
+    parser = cli._parser(cli.COMMANDS)
     codes = re.findall(r"^\s+(\d+)\s+\S", parser.epilog or "", re.MULTILINE)
     return sorted({*_options(parser, "edgeadapt"), *(f"exit code {code}" for code in codes)})
 

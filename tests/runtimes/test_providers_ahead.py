@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from demo_day import story
+from device_day import day_of_one_runtime
 from edgeadapt_onnxruntime import TensorrtRuntime, _probe, _runtime
 from edgeadapt_onnxruntime._device_executable import DeviceExecutable
 from edgeadapt_onnxruntime._providers import CPU, CUDA, TENSORRT
 
 import edgeadapt
 from edgeadapt import cli
-from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.bundle import Bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.inference.prebuild import Result, build_ahead, requests
 from edgeadapt.device.resources.budget import Budget
@@ -106,11 +106,6 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
     return found
 
 
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return read_bundle(bundle_path())
-
-
 def ahead(bundle: Bundle, folder: Path | None) -> list[Result]:
     runtime = TensorrtRuntime(cache=folder)
     assert isinstance(runtime, BuildsAhead)
@@ -144,7 +139,7 @@ def test_a_learner_on_a_bundle_that_was_built_ahead_builds_nothing_and_stays_wit
     with edgeadapt.open(
         bundle, state=tmp_path / "state", runtime=runtime, budget=Budget(busy_fraction=1.0)
     ) as learner:
-        assert story(learner)["domain"]
+        assert day_of_one_runtime(learner)["domain"]
         assert provider.builds == 5
         for spec in bundle.manifest.graphs:  # those that are loaded, from the runtime's cache
             graph = bundle.graph_file(spec)

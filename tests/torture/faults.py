@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from careless import InPlace, Unsynced
+from faulty_journals import InPlace, Unsynced
 from io_shim import DEADLY, Mode, Shim, rerun_under_shim
 from journal_life import JournalLife
 from stored import difference, is_beginning_of, stored_after_crash, stored_in
@@ -219,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "lives",
         nargs="*",
         default=["journal", "learner"],
-        help="journal, learner (both by default), or one of careless.py",
+        help="journal, learner (both by default), or one of faulty_journals.py",
     )
     parser.add_argument(
         "--modes",

@@ -12,7 +12,7 @@ from stored import Stored, difference, stored_in
 
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.name_erasure import Names
-from edgeadapt.device.storage.rows import CommitRow, EvidenceRow, RowTransitions
+from edgeadapt.device.storage.rows import CommitChanges, CommitRow, EvidenceRow, RowTransitions
 
 
 def row(number: int, source: str = "line 1") -> EvidenceRow:
@@ -62,7 +62,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
     (
         "learn with snapshot",
         lambda j: j.commit(
-            commit(2, added=(4, 5)), receipts={4: b"counted here"}, snapshot=snapshot(2)
+            commit(2, added=(4, 5)), CommitChanges(receipts={4: b"counted here"}), snapshot(2)
         ),
     ),
     (
@@ -76,10 +76,8 @@ STEPS: tuple[tuple[str, Step], ...] = (
         "forget",
         lambda j: j.commit(
             commit(3, "forget", "forgotten"),
-            deleted=[4],
-            emptied=[5],
-            snapshot=snapshot(3),
-            rewritten={2: snapshot(9)},
+            CommitChanges(deleted=[4], emptied=[5], rewritten={2: snapshot(9)}),
+            snapshot(3),
         ),
     ),
     ("receive more", lambda j: j.receive([row(number) for number in range(6, 30)])),
@@ -88,8 +86,8 @@ STEPS: tuple[tuple[str, Step], ...] = (
         "roll back",
         lambda j: j.commit(
             commit(5, "rollback", "rolled back", withdrawn=(5,)),
-            statuses={1: ("learned", 1)},
-            snapshot=snapshot(5),
+            CommitChanges(statuses={1: ("learned", 1)}),
+            snapshot(5),
         ),
     ),
     (
@@ -100,8 +98,7 @@ STEPS: tuple[tuple[str, Step], ...] = (
         "forget much",
         lambda j: j.commit(
             commit(6, "forget", "forgotten"),
-            deleted=range(5, 30),
-            unnamed=Names(frozenset({"gone"})),
+            CommitChanges(deleted=range(5, 30), unnamed=Names(frozenset({"gone"}))),
         ),
     ),
     ("shrink", lambda j: j.shrink()),

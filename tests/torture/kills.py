@@ -35,9 +35,10 @@ from typing import Any
 import source
 from warm import learner, samples, warm_up
 
-from edgeadapt.device.commits import transactions as transaction
+from edgeadapt.device.commits import commit_log
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.storage.journal import Journal
+from edgeadapt.testing import inspect_state
 
 LIFE_S = 0.1  # a kill comes within so many seconds of opening
 EARLY = 0.15  # share of kills that do not wait for that
@@ -107,7 +108,7 @@ def live(folder: Path, seed: int, until: int, board: Board) -> None:
     wrong = source.missing_or_mixed(folder, seed, board[_DURABLE], board[_SETTLED])
     if wrong:
         raise AssertionError(wrong)
-    opened._journal.at = lambda step: (
+    inspect_state(opened).journal.at = lambda step: (
         board.__setitem__(_PHASE, _COMMITTING) if step == "before_commit" else None
     )
     board[_PHASE] = _LIVING
@@ -126,7 +127,7 @@ def live(folder: Path, seed: int, until: int, board: Board) -> None:
 
 
 def fix_snapshots(seed: int) -> None:
-    transaction._REPLAY_S = transaction._LONGEST_REPLAY_S = -1.0 if seed % 2 else 1e9
+    commit_log._REPLAY_S = commit_log._LONGEST_REPLAY_S = -1.0 if seed % 2 else 1e9
 
 
 def started(act: Any) -> tuple[int, int]:
@@ -190,14 +191,14 @@ def contents(folder: Path) -> dict[str, Any]:
                 r.met,
                 r.draw,
             )
-            for r in opened._journal.evidence()
+            for r in inspect_state(opened).journal.evidence()
         )
-        check = opened._journal._db.execute("PRAGMA integrity_check").fetchone()[0]
+        check = inspect_state(opened).journal._db.execute("PRAGMA integrity_check").fetchone()[0]
         tensors = {name: value.tobytes() for name, value in tensors_of(opened).items()}
         return {
             "check": check,
             "classes": opened.classes,
-            "labels": opened._live.labels,
+            "labels": inspect_state(opened).state.labels,
             "evidence": rows,
             "probs": opened.predict(probe).probs.tobytes(),
             **tensors,
@@ -205,7 +206,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def tensors_of(opened: Learner) -> dict[str, Any]:
-    return dict(opened._program.checkpoint(opened._live.tensors))
+    return dict(inspect_state(opened).program.checkpoint(inspect_state(opened).state.tensors))
 
 
 def run(seed: int, kills: int, result: Result, place: Path) -> None:

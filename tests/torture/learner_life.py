@@ -16,6 +16,7 @@ from stored import Stored
 from warm import learner, samples, warm_up
 
 from edgeadapt.device.learner import Learner
+from edgeadapt.testing import inspect_state
 
 PROBE = samples(24, [0, 1, 2, 3, 4], 99)[0]
 
@@ -111,11 +112,11 @@ class LearnerLife:
 
     def open(self, folder: Path) -> Learner:
         subject = learner(folder, freeze=True)
-        forget_pages(subject._journal)
+        forget_pages(inspect_state(subject).journal)
         return subject
 
     def journal_of(self, subject: Learner) -> Any:
-        return subject._journal
+        return inspect_state(subject).journal
 
     def close(self, subject: Learner) -> None:
         subject.close()

@@ -22,6 +22,7 @@ from warm import NAMES, samples
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.storage.rows import EvidenceRow
+from edgeadapt.testing import inspect_state
 
 WINDOW = 32
 NEW = ("crack", "hole")
@@ -91,7 +92,7 @@ def act(learner: Learner, seed: int, number: int, durable: Callable[[], None]) -
         learner.label(ids, [NAMES[data % 4]] * len(ids), source=name_of(number))
     elif found.kind == "withdraw":
         first = _ids_of(learner, found.target)[:1]
-        if learner._journal.accepted_of(first):
+        if inspect_state(learner).journal.accepted_of(first):
             learner.withdraw(first)
     elif found.kind == "forget":
         learner.forget(source=name_of(found.target))
@@ -112,7 +113,7 @@ def act(learner: Learner, seed: int, number: int, durable: Callable[[], None]) -
 
 
 def _rows_of(learner: Learner, number: int) -> list[EvidenceRow]:
-    return learner._journal.evidence(where="source = ?", values=(name_of(number),))
+    return inspect_state(learner).journal.evidence(where="source = ?", values=(name_of(number),))
 
 
 def _ids_of(learner: Learner, number: int) -> list[str]:

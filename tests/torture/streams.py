@@ -21,12 +21,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import hostile
+import misuse
 import numpy as np
 from warm import learner, samples
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import EdgeadaptError
+from edgeadapt.testing import inspect_state
 
 TURNS = 4000
 FLAT_MIB = 4.0  # growth over the second half of the turns
@@ -77,7 +78,7 @@ class Crashes(logging.Handler):
 def warm_up(opened: Learner, batches: int = PENDING_BATCHES) -> None:
     rng = np.random.default_rng(0)
     for number in range(batches):
-        opened.observe(hostile.batch(rng)[0], stream="warm")
+        opened.observe(misuse.batch(rng)[0], stream="warm")
         if number % 100 == 0:
             opened.settle()
     opened.learn(*samples(40, [0, 1, 2, 3], 1), source="warm")
@@ -87,7 +88,7 @@ def warm_up(opened: Learner, batches: int = PENDING_BATCHES) -> None:
 def endure(kind: str, turns: int, seed: int, place: Path | None) -> Hardship:
     """One kind for so many turns; ``everything`` mixes them."""
     found, began, rng = Hardship(kind), time.monotonic(), np.random.default_rng(seed)
-    acts = [act for act in hostile.KINDS if kind in (act.__name__, "everything")]
+    acts = [act for act in misuse.KINDS if kind in (act.__name__, "everything")]
     crashes = Crashes()
     logging.getLogger("edgeadapt").addHandler(crashes)
     logging.getLogger("edgeadapt").propagate = False
@@ -113,7 +114,7 @@ def endure(kind: str, turns: int, seed: int, place: Path | None) -> Hardship:
             found.turns += 1
         found.end_mib = resident_mib()
         found.problems += crashes.seen + recovered(opened)
-        found.commits = opened._live.commit
+        found.commits = inspect_state(opened).state.commit
     logging.getLogger("edgeadapt").removeHandler(crashes)
     if found.growth_mib > FLAT_MIB:
         found.problems.append(
@@ -140,7 +141,7 @@ def recovered(opened: Learner) -> list[str]:
 
 
 def kinds() -> list[str]:
-    return [*(act.__name__ for act in hostile.KINDS), "everything"]
+    return [*(act.__name__ for act in misuse.KINDS), "everything"]
 
 
 HEADER = (

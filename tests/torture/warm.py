@@ -9,20 +9,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-DEVICE = Path(__file__).parent.parent / "device"
-sys.path.append(str(DEVICE))
-from vectors import NAMES, samples  # noqa: E402  what the small golden bundle was made from
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+from feature_vectors import NAMES, samples
+from golden_files import GOLDEN
 
-from edgeadapt.bundle import Bundle, read_bundle  # noqa: E402
-from edgeadapt.device.learner import Learner  # noqa: E402
-from edgeadapt.device.learner import open as open_learner  # noqa: E402
-from edgeadapt.device.resources.budget import Budget  # noqa: E402
-from edgeadapt.runtime import Runtime, open_runtime  # noqa: E402
+from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.device.learner import Learner
+from edgeadapt.device.learner import open as open_learner
+from edgeadapt.device.resources.budget import Budget
+from edgeadapt.runtime import Runtime, open_runtime
 
 
 @cache
 def _loaded() -> tuple[Bundle, Runtime]:
-    return read_bundle(DEVICE / "golden" / "vectors.edge"), open_runtime()
+    return read_bundle(GOLDEN / "vectors.edge"), open_runtime()
 
 
 def learner(state: Path | None, **settings: Any) -> Learner:

@@ -30,13 +30,13 @@ from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.scenarios.corruptions import corrupt
-from edgeadapt_bench.datasets import mirror
-from edgeadapt_bench.datasets.material import (
+from edgeadapt_bench.datasets import mirrored_domain
+from edgeadapt_bench.datasets.image_dataset import (
     SEVERITY,
-    Material,
+    ImageDataset,
     Say,
     bar,
-    load_material,
+    load_dataset,
     names_of,
     open_quick,
 )
@@ -88,7 +88,7 @@ class _Shows(Protocol):
     def drifting(self, share: float) -> tuple[F32, list[str]]: ...
 
 
-class _Mirror:
+class _MirroredStream:
     def __init__(self, seed: int) -> None:
         self._seed = 10_000 * (seed + 1)
 
@@ -100,23 +100,23 @@ class _Mirror:
 
     def drifting(self, share: float) -> tuple[F32, list[str]]:
         self._seed += 1
-        return mirror.drifted(WINDOW, self._seed, share)
+        return mirrored_domain.drifted(WINDOW, self._seed, share)
 
     def _samples(self, count: int, condition: str) -> tuple[F32, list[str]]:
         self._seed += 1
         return (
-            mirror.drifted(count, self._seed, -1.5)
+            mirrored_domain.drifted(count, self._seed, -1.5)
             if condition == "moved"
-            else mirror.samples(count, self._seed, float(condition == "mirrored"))
+            else mirrored_domain.samples(count, self._seed, float(condition == "mirrored"))
         )
 
 
 class _Camera:
     """Features of images under a condition."""
 
-    def __init__(self, material: Material, program: Program, seed: int) -> None:
+    def __init__(self, dataset: ImageDataset, program: Program, seed: int) -> None:
         self._program, self._rng, self._seed = program, np.random.default_rng(seed), seed
-        images = material.known()
+        images = dataset.known()
         rows = self._rng.permutation(len(images))
         cut = min(_JUDGED, len(rows) // 3)
         self._x, self._y, self._judge, self._pool = images.x, images.y, rows[:cut], rows[cut:]
@@ -194,14 +194,14 @@ def drift(bundle: Bundle, camera: _Shows, windows: int) -> tuple[int, int]:
     with open_quick(bundle) as learner:
         for share in np.linspace(0.0, 1.0, windows):
             _show(learner, camera.drifting(float(share)), LABELS)
-        tables = learner._live
+        tables = learner._live.current
         return tables.domain_serial, sum(
             c.kind == "grow" and c.outcome == "grown" for c in learner.history(500)
         )
 
 
 def _bundles(
-    material: Material,
+    dataset: ImageDataset,
     program: Program,
     folder: Path,
     say: Say,
@@ -216,15 +216,15 @@ def _bundles(
         raise RuntimeUnavailable(
             f"{error}: this suite exports bundles, pip install 'edgeadapt[host]'"
         ) from error
-    calibration, (x, names) = material.calibration, mirror.samples(400, 1)
+    calibration, (x, names) = dataset.calibration, mirrored_domain.samples(400, 1)
     z = np.concatenate(
         [program.encode(calibration.x[i : i + 256])[0] for i in range(0, len(calibration), 256)]
     )
-    labels = np.array([mirror.NAMES.index(name) for name in names])
+    labels = np.array([mirrored_domain.NAMES.index(name) for name in names])
     made: dict[tuple[str, str], Bundle] = {}
     for source, inputs, y, classes in (
         ("images", z, calibration.y, KNOWN),
-        ("mirror", x, labels, mirror.NAMES),
+        ("mirror", x, labels, mirrored_domain.NAMES),
     ):
         if source not in sources:
             continue
@@ -256,18 +256,18 @@ def _bundles(
 
 def run_growth(data: str | None, say: Say, quick: bool = False) -> list[Row]:
     """See the module. ``quick``: the made sequence, one seed, fewer windows."""
-    material = load_material("sample" if quick else data)
-    program = material.program()
+    dataset = load_dataset("sample" if quick else data)
+    program = dataset.program()
     seeds, sequences, windows = (
         ((0,), (MADE,), 16) if quick else ((0, 1, 2), (*SEQUENCES, MADE), _WINDOWS)
     )
     sources = ("mirror",) if quick else ("images", "mirror")
 
     def shows(source: str, seed: int) -> _Shows:
-        return _Mirror(seed) if source == "mirror" else _Camera(material, program, seed)
+        return _MirroredStream(seed) if source == "mirror" else _Camera(dataset, program, seed)
 
     with tempfile.TemporaryDirectory() as scratch:
-        bundles = _bundles(material, program, Path(scratch), say, sources)
+        bundles = _bundles(dataset, program, Path(scratch), say, sources)
         lives: dict[tuple[str, Conditions, int], Life] = {}
         for sequence in sequences:
             source = "mirror" if sequence == MADE else "images"

@@ -46,10 +46,6 @@ def run_search(
     """Rows on correlation, regret, accuracy and time; a family of streams whose data are not here
     is named as absent.
     """
-    if plots is not None:
-        from edgeadapt_bench.harness.plots import check
-
-        check()
     missing: list[Row] = []
     trials: list[Trial] = []
     for streams in _families(data, say, quick, missing):
@@ -109,7 +105,7 @@ def trial(
     import torch
 
     from edgeadapt.host.methods.adaptors import Training, family, training
-    from edgeadapt_bench.adaptors.search_training import adapted_logits, factory, train
+    from edgeadapt_bench.adaptors.candidate_fit import adapted_logits, factory, train
 
     source = stream.source
     z, y = labelled(stream, labels, seed)
@@ -192,6 +188,3 @@ def _of_labels_alone(stream: Stream, z: F32, y: I64) -> dict[str, Tensor]:
     from edgeadapt_bench.adaptors.search_streams import fitted
 
     return fitted(stream.source.head, z, y, np.ones(len(y), np.float32), stream.source.slots)
-
-
-__all__ = ["labelled", "run_search", "trial"]

@@ -28,6 +28,7 @@ from edgeadapt_bench.harness.measure import Row, at_most
 from edgeadapt_bench.harness.resampling import paired_interval
 
 SCORING_SECONDS = 2.0
+_DIFFERENCES = ("difference", "difference_low", "difference_high")
 
 
 def summary(trials: Sequence[Trial]) -> list[Row]:
@@ -81,22 +82,12 @@ def summary(trials: Sequence[Trial]) -> list[Row]:
             always,
         )
     )
-    rows += [
-        Row(
-            f"chosen/one candidate for all/{name}",
-            100 * float(np.mean([v == name for v in fixed.values()])),
-            "% of streams",
-        )
-        for name in dict.fromkeys(fixed.values())
-    ]
-    rows += [
-        Row(
-            f"chosen/score/{name}",
-            100 * float(np.mean([v == name for v in score_for.values()])),
-            "% of streams",
-        )
-        for name in dict.fromkeys(score_for.values())
-    ]
+    for kind, chosen in (("one candidate for all", fixed), ("score", score_for)):
+        names = list(chosen.values())
+        rows += [
+            Row(f"chosen/{kind}/{name}", 100 * names.count(name) / len(names), "% of streams")
+            for name in dict.fromkeys(names)
+        ]
     rows += _accuracies(trials, fixed)
     rows += _differences(trials, fixed)
     rows += _times(trials)
@@ -151,46 +142,31 @@ def _accuracies(trials: Sequence[Trial], fixed: dict[str, str]) -> list[Row]:
 
 def _differences(trials: Sequence[Trial], fixed: dict[str, str]) -> list[Row]:
     """Points between two ways, with the interval of a bootstrap over streams."""
-    pairs: dict[str, tuple[Callable[[Trial], float], Callable[[Trial], float]]] = {
-        "picked by ridge - updated head": (
-            lambda t: t.trained[t.best_by("ridge")],
-            lambda t: t.others[UPDATED],
-        ),
-        "picked by ridge - head of these labels alone": (
-            lambda t: t.trained[t.best_by("ridge")],
-            lambda t: t.others[REFITTED],
-        ),
-        "picked by ridge - head of all conditions' labels": (
-            lambda t: t.trained[t.best_by("ridge")],
-            lambda t: t.others[SHARED],
-        ),
-        "picked by ridge - one adaptor for all": (
-            lambda t: t.trained[t.best_by("ridge")],
-            lambda t: t.trained[fixed[t.stream]],
-        ),
-        "picked by ridge - no adaptor": (
-            lambda t: t.trained[t.best_by("ridge")],
-            lambda t: t.others[NONE],
-        ),
-        "ridge or no adaptor - picked by ridge": (
-            lambda t: t.accuracy_of(t.picked["ridge"]),
-            lambda t: t.trained[t.best_by("ridge")],
-        ),
-        "pick on the updated head - updated head": (
-            lambda t: t.others[BOTH],
-            lambda t: t.others[UPDATED],
-        ),
+    ways: dict[str, Callable[[Trial], float]] = {
+        "picked by ridge": lambda t: t.trained[t.best_by("ridge")],
+        "ridge or no adaptor": lambda t: t.accuracy_of(t.picked["ridge"]),
+        "one adaptor for all": lambda t: t.trained[fixed[t.stream]],
+        "no adaptor": lambda t: t.others[NONE],
+        "updated head": lambda t: t.others[UPDATED],
+        "head of these labels alone": lambda t: t.others[REFITTED],
+        "head of all conditions' labels": lambda t: t.others[SHARED],
+        "pick on the updated head": lambda t: t.others[BOTH],
     }
+    picked = "picked by ridge"
+    pairs = [
+        (picked, "updated head"),
+        (picked, "head of these labels alone"),
+        (picked, "head of all conditions' labels"),
+        (picked, "one adaptor for all"),
+        (picked, "no adaptor"),
+        ("ridge or no adaptor", picked),
+        ("pick on the updated head", "updated head"),
+    ]
     rows = []
-    for name, (one, other) in pairs.items():
-        difference, low, high = paired_interval(
-            list(by_stream(trials, one).values()), list(by_stream(trials, other).values())
-        )
-        rows += [
-            Row(f"difference/{name}", 100 * difference, "points"),
-            Row(f"difference_low/{name}", 100 * low, "points"),
-            Row(f"difference_high/{name}", 100 * high, "points"),
-        ]
+    for pair in pairs:
+        interval = paired_interval(*(list(by_stream(trials, ways[way]).values()) for way in pair))
+        for what, value in zip(_DIFFERENCES, interval, strict=True):
+            rows.append(Row(f"{what}/{' - '.join(pair)}", 100 * value, "points"))
     rows.append(
         Row(
             "gain/promised by ridge against won by training",
@@ -266,10 +242,5 @@ def draw(trials: Sequence[Trial], folder: Path) -> None:
         folder / "search_ridge.png",
         series,
         points_only=list(series),
-        title="score without training, accuracy after it",
-        x_label="ridge score",
-        y_label="accuracy, %",
+        labels=("score without training, accuracy after it", "ridge score", "accuracy, %"),
     )
-
-
-__all__ = ["common", "draw", "means", "summary"]

@@ -21,7 +21,7 @@ from edgeadapt.host.contracts import Dims, FactoryData
 from edgeadapt.host.exporting.cross_fitting import log_loss
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.scenarios.corruptions import TUNING, corrupt
-from edgeadapt_bench.datasets.material import CONDITIONS, SAMPLE, SEVERITY, load_material
+from edgeadapt_bench.datasets.image_dataset import CONDITIONS, SAMPLE, SEVERITY, load_dataset
 from edgeadapt_bench.datasets.pools import lite0_of, load_pool
 from edgeadapt_bench.harness.measure import Say
 
@@ -131,12 +131,12 @@ def shipped(
     data: str | None, say: Say, *, tuning: bool = False, count: int = _SOURCE
 ) -> Iterator[Stream]:
     """The encoder that ships, on its six known classes."""
-    material = load_material(data)
-    program = material.program()
-    calibration = material.calibration
+    dataset = load_dataset(data)
+    program = dataset.program()
+    calibration = dataset.calibration
     rows = np.random.default_rng(0).permutation(len(calibration.x))
     mine, others = (rows[: len(rows) // 2], rows[len(rows) // 2 :]) if tuning else (rows, rows[:0])
-    images = material.known()
+    images = dataset.known()
     x, y = (calibration.x[others], calibration.y[others]) if tuning else (images.x, images.y)
     chosen = np.random.default_rng(1).permutation(len(y))[:count]
     source = Source.of(
@@ -242,6 +242,3 @@ def _cut(
     rows = np.random.default_rng(seed).permutation(len(y))
     cut = round(share * len(y))
     return Stream(name, source, z[rows[:cut]], y[rows[:cut]], z[rows[cut:]], y[rows[cut:]])
-
-
-__all__ = ["FAMILIES", "Source", "Stream", "derived", "fitted", "quick"]

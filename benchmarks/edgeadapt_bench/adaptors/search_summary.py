@@ -128,20 +128,3 @@ def left_out(
         )
         for out in streams
     }
-
-
-__all__ = [
-    "BOTH",
-    "DRAWS",
-    "NONE",
-    "REFITTED",
-    "SHARED",
-    "UPDATED",
-    "Trial",
-    "by_stream",
-    "correlation",
-    "kendall",
-    "left_out",
-    "ranks",
-    "spearman",
-]

@@ -1,5 +1,5 @@
-"""How ``adaptors.TRAINING`` was chosen: ``python -m edgeadapt_bench.adaptors.search_tuning`` prints
-the grid, best first, per kind.
+"""How ``adaptors.TRAINING`` was chosen: ``python -m edgeadapt_bench.adaptors.search_tuning``
+prints the grid, best first, per kind.
 
 Conditions that no report shows, training images only; one member of each kind; 50 and 120 labels. A
 setting's mark is the mean accuracy over families of streams, so that four corruptions of one
@@ -19,9 +19,9 @@ from edgeadapt.host.methods.linear_adaptor import LinearAdaptor
 from edgeadapt.host.methods.low_rank import LowRank
 from edgeadapt.host.methods.scale_shift import ScaleShift
 from edgeadapt.host.methods.trained_adaptor import TrainedAdaptor
+from edgeadapt_bench.adaptors.candidate_fit import Tensors, adapted_logits, train
 from edgeadapt_bench.adaptors.search import labelled
 from edgeadapt_bench.adaptors.search_streams import FAMILIES, Stream
-from edgeadapt_bench.adaptors.search_training import Tensors, adapted_logits, train
 from edgeadapt_bench.harness.measure import Say
 
 DRAWS = ((50, 3), (120, 4))  # labels, seed

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.querying.strategy import Candidates, Rule, choose_questions
+from edgeadapt.device.querying.strategy import Candidates, Rule
 
 
 def random_rule(seed: int) -> Rule:
@@ -88,7 +88,7 @@ def _in_turn(
     return chosen
 
 
-RIVALS: dict[str, Callable[[int], Rule]] = {
+BASELINES: dict[str, Callable[[int], Rule]] = {
     "random": random_rule,
     "most_novel": lambda seed: most_novel,
     "least_margin": lambda seed: least_margin,
@@ -110,16 +110,3 @@ def paced(rule: Rule, counts: Iterable[int]) -> Rule:
         return rule(replace(window, count=count, least=count))[:count] if count else []
 
     return choose
-
-
-__all__ = [
-    "RIVALS",
-    "balanced_rule",
-    "choose_questions",
-    "k_centre",
-    "least_margin",
-    "most_novel",
-    "paced",
-    "previous",
-    "random_rule",
-]

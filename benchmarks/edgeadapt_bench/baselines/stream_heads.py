@@ -215,21 +215,3 @@ def cost(method: Any, state: State, z: F32, y: I64) -> Cost:
     return Cost(
         1e6 * update, 1e6 * readout, 1e3 * least(lambda: derive(method, state), turns=3, calls=1)
     )
-
-
-__all__ = [
-    "KEPT",
-    "Cost",
-    "Sums",
-    "choose",
-    "cost",
-    "derive",
-    "difference",
-    "empty",
-    "factory_of",
-    "learn",
-    "order_difference",
-    "predict",
-    "predictions",
-    "state_bytes",
-]

@@ -181,16 +181,3 @@ def least(call: Callable[[], object], turns: int = 7, calls: int = 5) -> float:
             call()
         seconds.append((time.perf_counter() - started) / calls)
     return min(seconds)
-
-
-__all__ = [
-    "Learner",
-    "Outcome",
-    "Plan",
-    "by_class",
-    "by_group",
-    "by_unit",
-    "judge",
-    "least",
-    "run_plan",
-]

@@ -32,7 +32,7 @@ from edgeadapt_bench.coreset.selection_settings import SETTINGS
 from edgeadapt_bench.datasets.pool import Pool
 from edgeadapt_bench.datasets.pools import load_pool, quick_pool
 from edgeadapt_bench.harness.measure import Row, Say, absent, at_most
-from edgeadapt_bench.harness.plots import check, save_lines
+from edgeadapt_bench.harness.plots import save_lines
 from edgeadapt_bench.harness.resampling import mean_and_spread, paired_interval
 
 BAR = "herding"
@@ -66,8 +66,6 @@ def run_selection(
         quick: the shipped sample, small; the figures mean nothing.
         plots: a folder for one picture per setting.
     """
-    if plots is not None:
-        check()
     plan = QUICK if quick else Plan()
     pool = quick_pool("fashion") if quick else load_pool("fashion", data, say)
     with one_thread():
@@ -160,9 +158,11 @@ def _alone(
             save_lines(
                 Path(plots) / f"selection_{setting}.png",
                 {name: (plan.budgets, values) for name, values in curves.items()},
-                title=f"ridge trained on the selection alone, {setting}",
-                x_label="samples selected",
-                y_label="test accuracy, %",
+                labels=(
+                    f"ridge trained on the selection alone, {setting}",
+                    "samples selected",
+                    "test accuracy, %",
+                ),
                 log_x=True,
             )
     return rows

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.scenarios import corruptions
+from edgeadapt_bench.datasets.cache import cache_folder
 from edgeadapt_bench.datasets.lite0 import lite0, upscaled
 from edgeadapt_bench.downloads import folder as data
 from edgeadapt_bench.harness.measure import Say
@@ -116,8 +117,7 @@ def features_of(
     done = repr(tuple(corrupted)) + inspect.getsource(corruptions) if corrupted else ""
     said = f"{encoder} {weights} {pixels} {x.shape} {done}".encode()
     key = hashlib.sha256(said + np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
-    place = Path(tempfile.gettempdir()) / f"edgeadapt-bench-{os.getuid()}"
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = cache_folder()
     path = place / f"{name}-{encoder}-{pixels}-{key}.npz"
     if not path.is_file():
         data.keep(place, path.stem, {"z": _encoded(chosen, x, pixels, corrupted, say)})
@@ -143,6 +143,3 @@ def _encoded(
                 images = corruptions.corrupt(images, corruption, severity, seed=start)
             found.append(session.run(None, {"x": images})[0].astype(np.float16))
         return np.concatenate(found)
-
-
-__all__ = ["ENCODERS", "FrozenEncoder", "features_of", "mobilenet_v2"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgeadapt.bundle import Bundle
 from edgeadapt.demo.sample import KNOWN
 from edgeadapt.errors import RuntimeUnavailable
-from edgeadapt_bench.datasets.material import Material, Say
+from edgeadapt_bench.datasets.image_dataset import ImageDataset, Say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,7 +75,7 @@ def upscaled(x: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
     return np.repeat(colours, 3, axis=3) if x.ndim == 3 else colours
 
 
-def lite0_bundle(material: Material, folder: Path, say: Say) -> Bundle:
+def lite0_bundle(dataset: ImageDataset, folder: Path, say: Say) -> Bundle:
     """Export Lite0 into a folder, with 100 calibration images of each known class. It senses; it
     does not adapt.
 
@@ -85,7 +85,7 @@ def lite0_bundle(material: Material, folder: Path, say: Say) -> Bundle:
     module = lite0()  # first: it says what is missing
     from edgeadapt.host.exporting.export import export
 
-    held = material.calibration
+    held = dataset.calibration
     rows = np.concatenate(
         [np.flatnonzero(held.y == slot)[:PER_CLASS] for slot in range(len(KNOWN))]
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt_bench.datasets.cache import cache_folder
 from edgeadapt_bench.datasets.lite0 import lite0, upscaled
 from edgeadapt_bench.harness.measure import Say
 
@@ -57,7 +58,7 @@ def export_plain(module: nn.Module, path: Path, pixels: int) -> None:
         )
 
 
-def plain_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+def plain_session(path: str | Path, threads: int = 1) -> onnxruntime.InferenceSession:
     """ONNX Runtime with the options of our runtime: no spinning, denormals are zero."""
     import onnxruntime
 
@@ -88,8 +89,7 @@ def lite0_features(data: str | None, say: Say, cache: Path | None = None) -> Fea
     from edgeadapt_bench.downloads.fetch import place_of
 
     x, y, test_x, test_y = load_fashion_mnist(data if data is not None else place_of("fashion"))
-    folder = cache or Path(tempfile.gettempdir()) / f"edgeadapt-bench-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = cache or cache_folder()
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "lite0.onnx"
         export_plain(lite0(), model, PIXELS)

@@ -141,6 +141,3 @@ class Pool:
             test_unit=self.unit[held],
             source=source,
         )
-
-
-__all__ = ["Pool"]

@@ -241,6 +241,3 @@ def quick_pool(name: str) -> Pool:
     if name not in POOLS:
         raise InputError(f"no pool called {name!r}; pools: {', '.join(POOLS)}")
     return shipped_pool() if name == "fashion" else drawn_like(name)
-
-
-__all__ = ["PIXELS", "POOLS", "Pool", "lite0_of", "load_pool", "quick_pool", "window_statistics"]

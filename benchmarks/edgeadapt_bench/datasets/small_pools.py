@@ -83,26 +83,23 @@ def shipped_pool() -> Pool:
     """The sample of Fashion-MNIST that ships, by the encoder that ships, which was trained on the
     first six of its classes.
     """
-    from edgeadapt_bench.datasets.material import SAMPLE, load_material
+    from edgeadapt_bench.datasets.image_dataset import SAMPLE, load_dataset
 
-    material = load_material(SAMPLE)
-    program = material.program()
+    dataset = load_dataset(SAMPLE)
+    program = dataset.program()
     z, test_z = (
         program.encode(images.x)[0].astype(np.float16).astype(np.float32)
-        for images in (material.training, material.test)
+        for images in (dataset.training, dataset.test)
     )
-    y, test_y = material.training.y, material.test.y
+    y, test_y = dataset.training.y, dataset.test.y
     return Pool(
         "fashion",
         z,
         y,
         test_z,
         test_y,
-        material.training.classes,
+        dataset.training.classes,
         np.zeros_like(y),
         np.zeros_like(test_y),
         "the shipped sample, the shipped encoder",
     )
-
-
-__all__ = ["drawn_like", "drawn_pool", "shipped_pool"]

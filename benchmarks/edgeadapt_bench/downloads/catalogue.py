@@ -111,5 +111,3 @@ CATALOGUE = {
     )
 }
 """Name -> data set."""
-
-__all__ = ["CATALOGUE", "Client", "DataSet", "Package"]

@@ -117,6 +117,3 @@ def unpacked_deb(path: Path, folder: Path) -> Path:
     if done.returncode:
         raise InputError(f"{path.name} cannot be unpacked: {done.stderr.strip()}")
     return folder
-
-
-__all__ = ["command", "download", "missing", "unpacked_deb"]

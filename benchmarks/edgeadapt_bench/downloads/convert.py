@@ -110,6 +110,3 @@ def smartwatch(package: Path) -> Arrays:
 def _require(is_so: bool, found: str) -> None:
     if not is_so:
         raise InputError(f"{found}: not what this package is known to hold; it was not kept")
-
-
-__all__ = ["letters", "mnist", "smartwatch"]

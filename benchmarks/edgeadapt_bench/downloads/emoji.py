@@ -189,6 +189,3 @@ def _on_white(png: bytes) -> NDArray[np.uint8]:
     page = Image.new("RGBA", layer.size, "white")
     page.alpha_composite(layer)
     return np.asarray(page.convert("RGB"), np.uint8)
-
-
-__all__ = ["PIXELS", "STYLES", "can_draw_svg", "emoji"]

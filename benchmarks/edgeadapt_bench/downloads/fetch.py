@@ -119,6 +119,3 @@ def _fashion(package: Path, scratch: Path, folder: Path) -> Path:
     for file in _FASHION_FILES:
         os.replace(complete / file, target / file)
     return target
-
-
-__all__ = ["INSTALLED_FASHION", "fetch", "place_of"]

@@ -63,6 +63,3 @@ def load(name: str, to: str | os.PathLike[str] | None = None) -> Arrays:
         raise InputError(
             f"{path}: damaged ({error}); delete it, and `edgeadapt data fetch {name}` gets it again"
         ) from error
-
-
-__all__ = ["Arrays", "data_folder", "keep", "load"]

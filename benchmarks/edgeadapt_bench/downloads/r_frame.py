@@ -142,6 +142,3 @@ class _Reader:
             found.append((tag, self.item()))
             flags = self._number()
         return found
-
-
-__all__ = ["read_frame"]

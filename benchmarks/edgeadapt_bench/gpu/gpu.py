@@ -20,12 +20,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeadapt.doctor.finding import without_places
 from edgeadapt.doctor.packages import installed
-from edgeadapt.doctor.privacy import without_places
 from edgeadapt.errors import InputError
 from edgeadapt.scenarios.environment import machine, versions
 from edgeadapt_bench.gpu import gpu_correction, gpu_device, gpu_parity, gpu_step
-from edgeadapt_bench.gpu.gpu_child import Clock, Task, end, run
+from edgeadapt_bench.gpu.gpu_check import Task, run
 from edgeadapt_bench.gpu.gpu_result import (
     SCHEMA,
     Card,
@@ -38,6 +38,7 @@ from edgeadapt_bench.gpu.gpu_result import (
 )
 from edgeadapt_bench.gpu.gpu_runtimes import CPU, GPU
 from edgeadapt_bench.harness.measure import Row, Say
+from edgeadapt_bench.harness.process import TIME_IS_UP, Clock, end
 
 LIMIT_S = 540.0
 PARTS = ("cudart", "step", "correction", "bundle", "story", "doctor")
@@ -76,71 +77,41 @@ def cudart(no_card: str, clock: Clock, quick: bool) -> list[GpuRow]:
         Task("cudart", name, f"{_LAYER}{module}", check, _CHECK_S)
         for module, check, name in _CUDART
     ]
-    tasks += [
-        Task(
-            "cudart",
-            f"arrays of {library}",
-            f"{_LAYER}memory",
-            "foreign",
-            _CHECK_S,
-            {"library": library},
-        )
-        for library in ("torch", "cupy")
-    ]
-    tasks.append(
-        Task(
-            "cudart",
-            "bandwidths and launches",
-            f"{_LAYER}rates",
-            "rates",
-            _CHECK_S,
-            {"quick": quick},
-        )
-    )
+    for library in ("torch", "cupy"):
+        given = {"library": library}
+        name = f"arrays of {library}"
+        tasks.append(Task("cudart", name, f"{_LAYER}memory", "foreign", _CHECK_S, given))
+    rates = f"{_LAYER}rates", "rates", _CHECK_S
+    tasks.append(Task("cudart", "bandwidths and launches", *rates, {"quick": quick}))
     return _run(tasks, no_card, clock)
 
 
 def correction(no_card: str, clock: Clock, plans: str, quick: bool) -> list[GpuRow]:
-    def task(name: str) -> Task:
-        return Task(
-            "correction",
-            f"with a correction in place on {name}",
-            f"{_LAYER}correction",
-            "correction",
-            _RUNTIME_S,
-            {"runtime": name, "plans": plans, "quick": quick},
-        )
+    def task(runtime: str) -> Task:
+        given = {"runtime": runtime, "plans": plans, "quick": quick}
+        name = f"with a correction in place on {runtime}"
+        where = f"{_LAYER}correction", "correction"
+        return Task("correction", name, *where, _RUNTIME_S, given)
 
     return _on_each(task, no_card, clock, f"<= {gpu_correction.TARGET:g}")
 
 
 def bundle(no_card: str, clock: Clock, plans: str) -> list[GpuRow]:
     """Every graph on every runtime of the GPU; on the CPU they are what is compared with."""
-    tasks = [
-        Task(
-            "bundle",
-            f"{file} on {name}",
-            f"{_LAYER}parity",
-            "graph",
-            _RUNTIME_S,
-            {"runtime": name, "file": file, "plans": plans},
-        )
-        for name in GPU
-        for file in gpu_parity.files()
-    ]
+    tasks = []
+    for runtime in GPU:
+        for file in gpu_parity.files():
+            given = {"runtime": runtime, "file": file, "plans": plans}
+            name = f"{file} on {runtime}"
+            tasks.append(Task("bundle", name, f"{_LAYER}parity", "graph", _RUNTIME_S, given))
     return _run(tasks, no_card, clock, target=f"<= {gpu_parity.CLOSE:g}")
 
 
 def story(no_card: str, clock: Clock, plans: str) -> list[GpuRow]:
-    def task(name: str) -> Task:
-        return Task(
-            "story",
-            f"a short day on {name}",
-            f"{_LAYER}story",
-            "story",
-            _RUNTIME_S,
-            {"runtime": name, "plans": plans},
-        )
+    def task(runtime: str) -> Task:
+        given = {"runtime": runtime, "plans": plans}
+        name = f"a short day on {runtime}"
+        return Task("story", name, f"{_LAYER}scenario", "story", _RUNTIME_S, given)
 
     return _on_each(task, no_card, clock, "")
 
@@ -160,7 +131,7 @@ def doctor(clock: Clock) -> tuple[dict[str, Any] | None, str]:
     """What ``edgeadapt doctor --self-test --json -`` writes, or None and why."""
     seconds = clock.left(_DOCTOR_S)
     if seconds < 1:
-        return None, "the suite's time was up before this began; give it more with --limit"
+        return None, TIME_IS_UP
     command = [
         sys.executable,
         "-c",
@@ -379,6 +350,3 @@ def _sum_up(rows: Sequence[GpuRow], card: Card | None) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
-
-
-__all__ = ["LIMIT_S", "PARTS", "main", "measure", "run_gpu"]

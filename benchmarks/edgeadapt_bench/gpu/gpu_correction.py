@@ -16,10 +16,10 @@ from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.resources.budget import Budget
-from edgeadapt_bench.gpu.gpu_child import answer
+from edgeadapt_bench.gpu.gpu_check import answer
 from edgeadapt_bench.gpu.gpu_result import GpuRow, failed, measured
 from edgeadapt_bench.gpu.gpu_runtimes import CPU, opened
-from edgeadapt_bench.gpu.gpu_story import dark
+from edgeadapt_bench.gpu.gpu_scenario import dark
 from edgeadapt_bench.harness.measure import paired
 
 PART = "correction"
@@ -86,6 +86,3 @@ CHECKS = {"correction": correction}
 
 if __name__ == "__main__":
     answer(CHECKS)
-
-
-__all__ = ["CHECKS", "PART", "TARGET", "correction"]

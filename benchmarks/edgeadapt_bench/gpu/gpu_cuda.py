@@ -12,7 +12,7 @@ from edgeadapt_tensorrt._cudart import CudaRuntime, DeviceError
 from edgeadapt_tensorrt._transfers import Pinned, Transfers
 from numpy.typing import NDArray
 
-from edgeadapt_bench.gpu.gpu_child import door
+from edgeadapt_bench.gpu.gpu_check import absent_is_no_failure
 
 MIB = 1 << 20
 Bytes = NDArray[np.uint8]
@@ -25,7 +25,7 @@ def open_cuda() -> CudaRuntime:
         NotHere: no CUDA runtime library.
         DeviceError: there is one, and it does not serve this driver.
     """
-    with door(DeviceError):
+    with absent_is_no_failure(DeviceError):
         cuda = CudaRuntime()
     cuda.use()
     return cuda
@@ -55,6 +55,3 @@ def fill(cuda: CudaRuntime, address: int, value: int, nbytes: int, stream: int) 
     function = cuda.library.cudaMemsetAsync
     function.argtypes, function.restype = (c_void_p, c_int, c_size_t, c_void_p), c_int
     cuda.check(function(address, value, nbytes, stream), "cudaMemsetAsync")
-
-
-__all__ = ["MIB", "Bytes", "fill", "noise", "open_cuda", "open_pool", "pinned"]

@@ -14,8 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edgeadapt.doctor.board import read_board
-from edgeadapt.doctor.child import ask
-from edgeadapt.doctor.machine import Machine
+from edgeadapt.doctor.machine import Machine, ask
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt_bench.gpu.gpu_result import Card
 
@@ -72,6 +71,3 @@ def _is_fake(driver: str) -> bool:
 
 if __name__ == "__main__":
     print(json.dumps(say()))
-
-
-__all__ = ["LIMIT_S", "find"]

@@ -17,7 +17,7 @@ from edgeadapt_tensorrt._buffers import DeviceBuffer, Pool
 from edgeadapt_tensorrt._cudart import ON_DEVICE, TO_DEVICE, TO_HOST, OutOfDeviceMemory
 
 from edgeadapt.errors import InputError
-from edgeadapt_bench.gpu.gpu_child import NotHere, answer
+from edgeadapt_bench.gpu.gpu_check import NotHere, answer
 from edgeadapt_bench.gpu.gpu_cuda import MIB, fill, noise, open_cuda, open_pool, pinned
 from edgeadapt_bench.gpu.gpu_result import GpuRow, checked
 

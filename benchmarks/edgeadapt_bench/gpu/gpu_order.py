@@ -12,7 +12,7 @@ from ctypes import byref, c_int, c_void_p
 import numpy as np
 from edgeadapt_tensorrt._cudart import ON_DEVICE, TO_DEVICE, TO_HOST, DeviceError
 
-from edgeadapt_bench.gpu.gpu_child import answer
+from edgeadapt_bench.gpu.gpu_check import answer
 from edgeadapt_bench.gpu.gpu_cuda import MIB, fill, noise, open_cuda, open_pool, pinned
 from edgeadapt_bench.gpu.gpu_result import GpuRow, checked
 

@@ -20,7 +20,7 @@ from edgeadapt.bundle import read_bundle
 from edgeadapt.bundle.schema import GraphSpec
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.runtime import Runtime
-from edgeadapt_bench.gpu.gpu_child import answer
+from edgeadapt_bench.gpu.gpu_check import answer
 from edgeadapt_bench.gpu.gpu_result import GpuRow, measured
 from edgeadapt_bench.gpu.gpu_runtimes import CPU, opened
 
@@ -124,6 +124,3 @@ CHECKS = {"graph": graph}
 
 if __name__ == "__main__":
     answer(CHECKS)
-
-
-__all__ = ["CHECKS", "CLOSE", "DIFFERENT", "files", "graph"]

@@ -16,7 +16,7 @@ import numpy as np
 from edgeadapt_tensorrt._cudart import ON_DEVICE, TO_DEVICE, TO_HOST, CudaRuntime
 from numpy.typing import NDArray
 
-from edgeadapt_bench.gpu.gpu_child import answer
+from edgeadapt_bench.gpu.gpu_check import answer
 from edgeadapt_bench.gpu.gpu_cuda import MIB, fill, noise, open_cuda, pinned
 from edgeadapt_bench.gpu.gpu_result import GpuRow, measured
 
@@ -128,6 +128,3 @@ CHECKS = {"rates": rates}
 
 if __name__ == "__main__":
     answer(CHECKS)
-
-
-__all__ = ["CHECKS", "LAUNCH", "ON_THE_DEVICE", "rates"]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt_bench.harness._step_race import Reference
+from edgeadapt_bench.harness.step_reference import Reference
 
 WIDTH, BOTTLENECK, CLASSES = 1280, 64, 20
 LEARNING_RATE, BETA, EPS = 0.01, 0.9, 1e-5
@@ -180,18 +180,3 @@ def write(folder: Path, batch: int) -> Reference:
 def state_bytes() -> int:
     """Of parameters and velocity, once: what a step has to read, and to write."""
     return sum(value.nbytes for value in tensors(parameters()).values())
-
-
-__all__ = [
-    "BETA",
-    "GRAPH",
-    "INPUTS",
-    "LEARNING_RATE",
-    "STEPS",
-    "Exact",
-    "named",
-    "parameters",
-    "state_bytes",
-    "tensors",
-    "write",
-]

@@ -270,20 +270,3 @@ def _number(value: float | None) -> str:
 
 if __name__ == "__main__":
     print(schema_text(Result, TITLE), end="")
-
-
-__all__ = [
-    "MEASUREMENTS",
-    "SCHEMA",
-    "Card",
-    "GpuRow",
-    "Result",
-    "checked",
-    "failed",
-    "file_name",
-    "markdown",
-    "measured",
-    "not_run",
-    "table",
-    "write",
-]

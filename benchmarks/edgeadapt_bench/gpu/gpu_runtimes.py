@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeadapt.runtime import Runtime, open_runtime
-from edgeadapt_bench.gpu.gpu_child import door
+from edgeadapt_bench.gpu.gpu_check import absent_is_no_failure
 
 CPU = "onnxruntime"
 GPU = ("onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt")
@@ -27,8 +27,5 @@ def opened(name: str, plans: str, **options: Any) -> Runtime:
     from edgeadapt_tensorrt import DeviceError
 
     own: dict[str, Any] = {} if name in (CPU, "onnxruntime-cuda") else {"cache": Path(plans) / name}
-    with door(DeviceError):
+    with absent_is_no_failure(DeviceError):
         return open_runtime(name, **own, **options)
-
-
-__all__ = ["CPU", "GPU", "opened"]

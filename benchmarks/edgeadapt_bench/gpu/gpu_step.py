@@ -22,21 +22,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeadapt.doctor.privacy import without_places
 from edgeadapt.scenarios.environment import machine
-from edgeadapt_bench.gpu import gpu_race, gpu_reference
-from edgeadapt_bench.gpu.gpu_child import Clock
+from edgeadapt_bench.gpu import gpu_reference
+from edgeadapt_bench.gpu.gpu_check import NOT_HERE, unmeasured
 from edgeadapt_bench.gpu.gpu_rates import LAUNCH, ON_THE_DEVICE
-from edgeadapt_bench.gpu.gpu_result import GpuRow, failed, measured, not_run
+from edgeadapt_bench.gpu.gpu_result import GpuRow, measured, not_run
 from edgeadapt_bench.gpu.gpu_step_runtime import COUNTED
-from edgeadapt_bench.harness._step_race import Entrant
 from edgeadapt_bench.harness.measure import Say
+from edgeadapt_bench.harness.process import Clock
+from edgeadapt_bench.harness.step_race import Effort, Entrant, Race, Timing
 
 PART = "step"
 BATCHES = (32, 8, 1)  # the one with targets first, in case time runs out
 OVER_FLOOR, OVER_EAGER = 1.5, 5.0
 EAGER, BEST = "torch eager", "TensorRT"
 _JUDGED = 32
+_LOAD_S, _TURN_S = 180.0, 60.0
 _MIB_OF_A_SYSTEM = 2048  # a torch with its CUDA context; on a board GPU and CPU share it
 _BENCH = "edgeadapt_bench.gpu.gpu_step_"
 
@@ -57,14 +58,6 @@ class System:
     needs: str = "numpy"
     is_gpu: bool = True
     is_ours: bool = False
-
-
-@dataclass(frozen=True)
-class Effort:
-    """Rounds, and steps of each turn."""
-
-    rounds: int
-    block: int
 
 
 FULL, QUICK = Effort(12, 200), Effort(3, 16)
@@ -131,7 +124,6 @@ def rows(
     made: list[GpuRow] = []
     with tempfile.TemporaryDirectory(prefix="edgeadapt-gpu-") as scratch:
         folder = Path(scratch)
-        (folder / "logs").mkdir()
         entered = list(only) if only is not None else systems(folder / "plans")
         absent = {
             system.name: reason for system in entered if (reason := _why_not(system, no_card))
@@ -142,34 +134,25 @@ def rows(
             system.name: effort.block if system.is_gpu else max(8, effort.block // 4)
             for system in entered
         }
-        field: gpu_race.Field = {}
-        gone: gpu_race.Absent = {}
-        try:
+        with Race(say, clock, load_s=_LOAD_S, turn_s=_TURN_S) as race:
             for batch in batches:
                 where = folder / f"batch-{batch}"
                 reference = gpu_reference.write(where, batch)
-                laps: dict[str, gpu_race.Lap] = {}
+                shown: dict[str, tuple[Timing, Timing | None]] = {}  # and eager's, of its heat
                 started: set[str] = set()
                 for heat in _heats(entrants, at_once):
-                    gpu_race.close(field, {entrant.name for entrant in heat})
-                    gpu_race.load(heat, where, folder / "logs", field, gone, clock, say)
-                    started |= set(field)
-                    shown = gpu_race.race(
-                        heat, field, gone, reference, effort.rounds, blocks, clock, say
-                    )
-                    for lap in shown.values():
-                        lap.beside = shown.get(EAGER)
-                    laps = {**shown, **laps}
+                    started |= set(race.load(heat, where))
+                    timings = race.run(reference, effort.rounds, blocks)
+                    eager = timings.get(EAGER)
+                    shown = {name: (timing, eager) for name, timing in timings.items()} | shown
                 floor = (
                     floor_us(batch, found[LAUNCH], found[ON_THE_DEVICE])
                     if LAUNCH in found and ON_THE_DEVICE in found
                     else None
                 )
-                made += _of_batch(batch, entered, laps, {**absent, **gone}, floor, no_card)
-                for name in started & set(gone):
-                    del gone[name]  # it failed on the way: at the next batch size it begins again
-        finally:
-            gpu_race.close(field)
+                made += _of_batch(batch, entered, shown, {**absent, **race.absent}, floor, no_card)
+                for name in started & set(race.absent):
+                    del race.absent[name]  # failed on the way: the next batch size begins again
     return made
 
 
@@ -195,16 +178,16 @@ def _entrant(system: System) -> Entrant:
 def _why_not(system: System, no_card: str) -> str:
     """A reason that needs no process to find."""
     if system.is_gpu and no_card:
-        return f"NotHere: {no_card}"
+        return f"{NOT_HERE}{no_card}"
     if importlib.util.find_spec(system.needs) is None:
-        return f"NotHere: {system.needs} is not installed in this Python"
+        return f"{NOT_HERE}{system.needs} is not installed in this Python"
     return ""
 
 
 def _of_batch(
     batch: int,
     entered: Sequence[System],
-    laps: Mapping[str, gpu_race.Lap],
+    shown: Mapping[str, tuple[Timing, Timing | None]],
     absent: Mapping[str, str],
     floor: float | None,
     no_card: str,
@@ -220,90 +203,48 @@ def _of_batch(
                 found="one launch, and state and inputs once through memory",
             )
         )
-    elif no_card:
-        made.append(not_run(PART, f"batch {batch}: the floor", no_card))
     else:
-        made.append(
-            not_run(
-                PART,
-                f"batch {batch}: the floor",
-                "bandwidth and launch cost of this card were not measured",
-            )
-        )
+        reason = no_card or "bandwidth and launch cost of this card were not measured"
+        made.append(not_run(PART, f"batch {batch}: the floor", reason))
     for system in entered:
-        name, lap = f"batch {batch}: {system.name}", laps.get(system.name)
-        if lap is None or not lap.seconds:
-            made.append(
-                _missing(
-                    name,
-                    absent.get(system.name, "its turn did not come before the suite's time was up"),
-                )
-            )
+        name = f"batch {batch}: {system.name}"
+        if system.name not in shown:
+            reason = absent[system.name].removeprefix(f"{system.name}: ")
+            made.append(unmeasured(PART, name, reason))
             made += _ratios(name, system, "it was not timed", batch)
             continue
-        made.append(measured(PART, name, lap.median_us, "us", lap.spread_us(), found=_remark(lap)))
+        timing, eager = shown[system.name]
+        spread = timing.spread_us()
+        made.append(measured(PART, name, timing.median_us, "us", spread, found=_remark(timing)))
         if system.is_gpu:
-            made += _measured_ratios(name, system, lap, lap.beside, floor, batch)
-        copies = lap.facts.get("copies")
+            made += _measured_ratios(name, system, timing, eager, floor, batch)
+        copies = timing.facts.get("copies")
         if copies is not None:
+            name = f"{name}, tensors copied over the host in {COUNTED} steps"
             told = f"{copies['uploads']} uploads, {copies['downloads']} downloads"
-            made.append(
-                measured(
-                    PART,
-                    f"{name}, tensors copied over the host in {COUNTED} steps",
-                    float(sum(copies.values())),
-                    "copies",
-                    at_most=0,
-                    found=told,
-                )
-            )
+            count = float(sum(copies.values()))
+            made.append(measured(PART, name, count, "copies", at_most=0, found=told))
     return made
 
 
 def _measured_ratios(
-    name: str,
-    system: System,
-    lap: gpu_race.Lap,
-    eager: gpu_race.Lap | None,
-    floor: float | None,
-    batch: int,
+    name: str, system: System, timing: Timing, eager: Timing | None, floor: float | None, batch: int
 ) -> list[GpuRow]:
     is_judged = system.name == BEST and batch == _JUDGED
     made = []
     if system.name != EAGER:
-        if eager is not None and eager.seconds:
-            ratio, spread = lap.times(eager)
-            made.append(
-                measured(
-                    PART,
-                    f"{name}, times faster than {EAGER}",
-                    ratio,
-                    "x",
-                    spread,
-                    at_least=OVER_EAGER if is_judged else None,
-                )
-            )
+        faster = f"{name}, times faster than {EAGER}"
+        if eager is not None:
+            least = OVER_EAGER if is_judged else None
+            ratio, spread = timing.times(eager)
+            made.append(measured(PART, faster, ratio, "x", spread, at_least=least))
         else:
-            made.append(
-                not_run(
-                    PART,
-                    f"{name}, times faster than {EAGER}",
-                    f"{EAGER} was not timed",
-                    f">= {OVER_EAGER:g}" if is_judged else "",
-                )
-            )
+            target = f">= {OVER_EAGER:g}" if is_judged else ""
+            made.append(not_run(PART, faster, f"{EAGER} was not timed", target))
     if floor is not None:
-        low, high = (value / floor for value in lap.spread_us())
-        made.append(
-            measured(
-                PART,
-                f"{name}, over the floor",
-                lap.median_us / floor,
-                "x",
-                (low, high),
-                at_most=OVER_FLOOR if is_judged else None,
-            )
-        )
+        low, high = (value / floor for value in timing.spread_us())
+        over, most = timing.median_us / floor, OVER_FLOOR if is_judged else None
+        made.append(measured(PART, f"{name}, over the floor", over, "x", (low, high), at_most=most))
     return made
 
 
@@ -318,33 +259,11 @@ def _ratios(name: str, system: System, reason: str, batch: int) -> list[GpuRow]:
     ]
 
 
-def _missing(name: str, reason: str) -> GpuRow:
-    kind, told = (
-        (not_run, reason.removeprefix("NotHere: "))
-        if reason.startswith(("NotHere: ", "the suite's", "its turn"))
-        else (failed, reason)
-    )
-    return kind(PART, name, without_places(told))
-
-
-def _remark(lap: gpu_race.Lap) -> str:
-    graphs = lap.facts.get("graphs")
+def _remark(timing: Timing) -> str:
+    graphs = timing.facts.get("graphs")
     parts = [
-        f"{lap.distance:.0e} of the way off float64",
-        f"inputs {lap.facts.get('inputs', 'in place')}",
+        f"{timing.distance:.0e} of the way off float64",
+        f"inputs {timing.facts.get('inputs', 'in place')}",
         "" if graphs is None else f"{graphs} CUDA graphs",
     ]
     return ", ".join(filter(None, parts))
-
-
-__all__ = [
-    "BATCHES",
-    "BEST",
-    "EAGER",
-    "OVER_EAGER",
-    "OVER_FLOOR",
-    "System",
-    "floor_us",
-    "rows",
-    "systems",
-]

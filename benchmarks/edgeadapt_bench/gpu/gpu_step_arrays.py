@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from edgeadapt_bench.gpu.gpu_reference import Exact
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import StepInputs, steps_of
 
 
 class Written:
@@ -20,8 +21,8 @@ class Written:
     the host at each step.
     """
 
-    def __init__(self, material: Material, library: str) -> None:
-        self._start = material.start
+    def __init__(self, step_inputs: StepInputs, library: str) -> None:
+        self._start = step_inputs.start
         if library == "cupy":
             import cupy as array  # its absence is said in the answer
             from cupyx.scipy.special import erf
@@ -30,7 +31,7 @@ class Written:
             self.erf: Any = erf
         else:
             self.array, self.erf = np, np.vectorize(math.erf, otypes=[np.float32])
-        given = [material.at(index) for index in range(material.count)]
+        given = [step_inputs.at(index) for index in range(step_inputs.count)]
         self.inputs = [
             (self.array.asarray(one["x"]), self.array.asarray(one["y"])) for one in given
         ]
@@ -54,4 +55,4 @@ class Written:
 
 
 if __name__ == "__main__":
-    serve(partial(Written, library=sys.argv[1]))
+    serve(steps_of(partial(Written, library=sys.argv[1])))

@@ -17,7 +17,8 @@ import numpy as np
 
 from edgeadapt.runtime import GraphFile
 from edgeadapt_bench.gpu.gpu_runtimes import CPU, opened
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import StepInputs, steps_of
 
 COUNTED = 100
 """Steps over which the copies of tensors are counted."""
@@ -36,21 +37,21 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any], bool]] = {
 class Ours:
     """One runtime, one state."""
 
-    def __init__(self, material: Material, system: str, plans: str) -> None:
+    def __init__(self, step_inputs: StepInputs, system: str, plans: str) -> None:
         name, options, is_resident = SYSTEMS[system]
         self.runtime = opened(name, plans, **options)
         self.graph = self.runtime.load(
-            GraphFile("step", (material.folder / material.settings["graph"]).read_bytes())
+            GraphFile("step", (step_inputs.folder / step_inputs.settings["graph"]).read_bytes())
         )
-        with np.load(material.folder / "state.npz") as given:
+        with np.load(step_inputs.folder / "state.npz") as given:
             self.start = {key: given[key] for key in given.files}
-        given_inputs = [material.at(index) for index in range(material.count)]
+        given_inputs = [step_inputs.at(index) for index in range(step_inputs.count)]
         self._held = [self.runtime.upload(one) for one in given_inputs] if is_resident else []
         self.inputs: list[dict[str, Any]] = [
             {key: _exported(held[key]) for key in held} for held in self._held
         ] or given_inputs
         self.reset()
-        for index in range(material.count * 4):  # plans, contexts and CUDA graphs are made
+        for index in range(step_inputs.count * 4):  # plans, contexts and CUDA graphs are made
             self.step(index)
         self.facts: dict[str, Any] = {
             "inputs": "in place" if is_resident else "from the host",
@@ -107,7 +108,4 @@ def _exported(buffer: Any) -> Any:
 
 
 if __name__ == "__main__":
-    serve(partial(Ours, system=sys.argv[1], plans=sys.argv[2]))
-
-
-__all__ = ["COUNTED", "SYSTEMS"]
+    serve(steps_of(partial(Ours, system=sys.argv[1], plans=sys.argv[2])))

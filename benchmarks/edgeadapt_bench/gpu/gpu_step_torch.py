@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt_bench.gpu.gpu_child import NotHere
+from edgeadapt_bench.gpu.gpu_check import NotHere
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import StepInputs, steps_of
 from edgeadapt_bench.steps._step_worker_torch import Adaptor
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
 
 
 class Eager:
@@ -30,15 +31,15 @@ class Eager:
         device: ``cuda`` or ``cpu``.
     """
 
-    def __init__(self, material: Material, device: str = "cuda") -> None:
+    def __init__(self, step_inputs: StepInputs, device: str = "cuda") -> None:
         _need(device)
-        settings = material.settings
-        self.material = material
+        settings = step_inputs.settings
+        self.step_inputs = step_inputs
         self.facts: dict[str, Any] = {"torch": torch.__version__, "inputs": "in place"}
         self.network = Adaptor(
             settings["width"], settings["bottleneck"], settings["classes"], settings["eps"]
         ).to(device)
-        self.inputs = _inputs(material, device)
+        self.inputs = _inputs(step_inputs, device)
         self.optimiser = torch.optim.SGD(
             self.network.parameters(), settings["learning_rate"], settings["beta"]
         )
@@ -46,7 +47,7 @@ class Eager:
 
     def reset(self) -> None:
         """In place: a captured graph has these addresses."""
-        self.network.load(self.material.start)
+        self.network.load(self.step_inputs.start)
         for state in self.optimiser.state.values():
             state["momentum_buffer"].zero_()
 
@@ -72,8 +73,8 @@ class Captured(Eager):
     it: inputs are copied into a fixed place.
     """
 
-    def __init__(self, material: Material) -> None:
-        super().__init__(material)
+    def __init__(self, step_inputs: StepInputs) -> None:
+        super().__init__(step_inputs)
         self.place = tuple(value.clone() for value in self.inputs[0])
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
@@ -104,20 +105,20 @@ class Compiled:
         device: ``cuda`` or ``cpu``.
     """
 
-    def __init__(self, material: Material, device: str = "cuda") -> None:
+    def __init__(self, step_inputs: StepInputs, device: str = "cuda") -> None:
         _need(device)
         if device == "cuda" and importlib.util.find_spec("triton") is None:
             raise NotHere(
                 f"torch {torch.__version__} compiles for a GPU with triton, which is not installed"
             )
-        settings = material.settings
+        settings = step_inputs.settings
         beta, rate = settings["beta"], settings["learning_rate"]
-        self.material = material
+        self.step_inputs = step_inputs
         self.facts: dict[str, Any] = {"torch": torch.__version__, "inputs": "in place"}
         self.network = Adaptor(
             settings["width"], settings["bottleneck"], settings["classes"], settings["eps"]
         ).to(device)
-        self.inputs = _inputs(material, device)
+        self.inputs = _inputs(step_inputs, device)
         self.trained = {name: value.detach() for name, value in self.network.named_parameters()}
         self.velocity = {name: torch.zeros_like(value) for name, value in self.trained.items()}
         model = self.network
@@ -138,7 +139,7 @@ class Compiled:
         self.reset()
 
     def reset(self) -> None:
-        self.network.load(self.material.start)
+        self.network.load(self.step_inputs.start)
         for value in self.velocity.values():
             value.zero_()
 
@@ -160,8 +161,8 @@ def _need(device: str) -> None:
         raise NotHere(f"torch {torch.__version__} sees no GPU; a build for CUDA is needed")
 
 
-def _inputs(material: Material, device: str) -> list[tuple[Tensor, Tensor]]:
-    given = [material.at(index) for index in range(material.count)]
+def _inputs(step_inputs: StepInputs, device: str) -> list[tuple[Tensor, Tensor]]:
+    given = [step_inputs.at(index) for index in range(step_inputs.count)]
     return [
         (torch.from_numpy(one["x"]).to(device), torch.from_numpy(one["y"]).to(device))
         for one in given
@@ -178,4 +179,4 @@ SYSTEMS = {
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    serve(SYSTEMS[sys.argv[1]])
+    serve(steps_of(SYSTEMS[sys.argv[1]]))

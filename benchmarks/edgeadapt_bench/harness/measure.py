@@ -78,6 +78,11 @@ def absent(name: str, reason: str, target: float | None = None) -> Row:
     return Row(name, None, f"absent: {reason}", None, target, None if target is None else False)
 
 
+def reported(end: str, *found: Sequence[Any]) -> list[Row]:
+    """Rows without a target, named ``what/end``: each is what, value, unit and perhaps baseline."""
+    return [Row(f"{what}/{end}", float(value), *rest) for what, value, *rest in found]
+
+
 def near(
     name: str,
     value: float,
@@ -170,21 +175,3 @@ def median_ms(seconds: Seconds | Sequence[float]) -> float:
 
 def p95_ms(seconds: Seconds | Sequence[float]) -> float:
     return 1e3 * float(np.quantile(seconds, 0.95))
-
-
-__all__ = [
-    "ONE_THREAD",
-    "Row",
-    "Say",
-    "Seconds",
-    "absent",
-    "at_least",
-    "at_most",
-    "median_ms",
-    "near",
-    "p95_ms",
-    "paired",
-    "report",
-    "table",
-    "write_json",
-]

@@ -153,6 +153,3 @@ def _absent(names: Sequence[str], data: str | os.PathLike[str] | None) -> list[s
 def _fetching(names: Sequence[str]) -> str:
     size = sum(CATALOGUE[name].mebibytes for name in names)
     return f"edgeadapt data fetch {' '.join(names)} ({size:.0f} MiB)"
-
-
-__all__ = ["NEEDS", "PACKAGES", "Needs", "check", "needs_of"]

@@ -12,6 +12,7 @@ from typing import Any
 from edgeadapt.errors import InputError, RuntimeUnavailable
 
 Points = tuple[Sequence[float], Sequence[float]]
+Labels = tuple[str, str, str]
 # Okabe and Ito: told apart by everyone
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
 _MARKERS = "osD^vP*X"
@@ -21,9 +22,7 @@ def save_lines(
     path: str | os.PathLike[str],
     series: Mapping[str, Points],
     *,
-    title: str = "",
-    x_label: str = "",
-    y_label: str = "",
+    labels: Labels = ("", "", ""),
     log_x: bool = False,
     spread: Mapping[str, Sequence[float]] | None = None,
     points_only: Sequence[str] = (),
@@ -34,6 +33,7 @@ def save_lines(
 
     Args:
         series: name -> (x values, y values).
+        labels: of the picture, the x axis and the y axis.
         spread: name -> half the height of its error bars.
         points_only: series without a line.
         level: name -> height of a dashed horizontal line, for an oracle.
@@ -48,7 +48,7 @@ def save_lines(
     for name, (x, y) in series.items():
         if len(x) != len(y) or not len(x):
             raise InputError(f"series {name!r}: {len(x)} x values and {len(y)} y values")
-    figure, axes = _canvas(title, x_label, y_label)
+    figure, axes = _canvas(labels)
     for i, (name, (x, y)) in enumerate(series.items()):
         style = {
             "color": _COLOURS[i % len(_COLOURS)],
@@ -98,7 +98,7 @@ def save_bars(
     """
     if not values:
         raise InputError("nothing to draw: values is empty")
-    figure, axes = _canvas(title, x_label, "", height=0.3 * len(values) + 1.3)
+    figure, axes = _canvas((title, x_label, ""), height=0.3 * len(values) + 1.3)
     names = list(values)[::-1]
     errors = None if spread is None else [spread.get(name, 0.0) for name in names]
     axes.barh(
@@ -114,16 +114,7 @@ def save_bars(
     return _save(figure, axes, path)
 
 
-def check() -> None:
-    """Find out before hours of measuring.
-
-    Raises:
-        RuntimeUnavailable: matplotlib is not installed.
-    """
-    _canvas("", "", "")
-
-
-def _canvas(title: str, x_label: str, y_label: str, height: float = 4.4) -> tuple[Any, Any]:
+def _canvas(labels: Labels, height: float = 4.4) -> tuple[Any, Any]:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -134,6 +125,7 @@ def _canvas(title: str, x_label: str, y_label: str, height: float = 4.4) -> tupl
     figure = Figure(figsize=(7.4, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    title, x_label, y_label = labels
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -150,6 +142,3 @@ def _save(figure: Any, axes: Any, path: str | os.PathLike[str]) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(place)
     return place
-
-
-__all__ = ["Points", "check", "save_bars", "save_lines"]

@@ -65,6 +65,3 @@ def mean_and_spread(values: Sequence[float] | ArrayLike) -> tuple[float, float]:
     if not len(numbers) or not np.isfinite(numbers).all():
         raise InputError(f"a mean needs at least one finite value; got {numbers.tolist()}")
     return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0
-
-
-__all__ = ["mean_and_spread", "paired_interval"]

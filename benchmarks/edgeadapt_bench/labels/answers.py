@@ -22,17 +22,17 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.orders import batches, stream_rows
 from edgeadapt.scenarios.refitted_head import RefittedHead, recovery
-from edgeadapt_bench.datasets.material import (
+from edgeadapt_bench.datasets.image_dataset import (
     BATCH,
     CONDITIONS,
     PREFIX,
     SETTLED,
-    Material,
+    ImageDataset,
     Say,
     accuracy,
     bar,
     degraded,
-    load_material,
+    load_dataset,
     names_of,
     open_quick,
     shares,
@@ -79,10 +79,10 @@ def showing(images: ImageData, condition: str, length: int, seed: int) -> Showin
     )
 
 
-def told(material: Material, shown: Showing, arm: Arm) -> tuple[float, int]:
+def told(dataset: ImageDataset, shown: Showing, arm: Arm) -> tuple[float, int]:
     """One pass: accuracy on the judging images at its end, and how many labels it had."""
     policy = Policy(adapt="off") if arm == "given_frozen" else None
-    with open_quick(material.bundle, policy) as learner:
+    with open_quick(dataset.bundle, policy) as learner:
         for rows in batches(len(shown.before), BATCH):
             learner.observe(shown.before.x[rows], stream=_STREAM)
             learner.settle()
@@ -146,8 +146,8 @@ class _Outcome:
         )
 
 
-def _outcome(material: Material, shown: Showing, arms: tuple[Arm, ...]) -> _Outcome:
-    with open_quick(material.bundle, Policy(adapt="off")) as frozen:
+def _outcome(dataset: ImageDataset, shown: Showing, arms: tuple[Arm, ...]) -> _Outcome:
+    with open_quick(dataset.bundle, Policy(adapt="off")) as frozen:
         z = frozen.predict(shown.oracle.x).embedding
         oracle = RefittedHead(z, shown.oracle.y, len(KNOWN)).accuracy(
             frozen.predict(shown.judge.x).embedding, shown.judge.y
@@ -157,7 +157,7 @@ def _outcome(material: Material, shown: Showing, arms: tuple[Arm, ...]) -> _Outc
             oracle,
             accuracy(frozen, shown.clean_judge.x, shown.clean_judge.y),
         )
-    found = {arm: told(material, shown, arm) for arm in arms}
+    found = {arm: told(dataset, shown, arm) for arm in arms}
     return _Outcome(
         *marks,
         {arm: value for arm, (value, _) in found.items()},
@@ -178,17 +178,17 @@ def run_answers(
     """Recovery with ten labels per class, with the questions alone, and with none.
 
     Args:
-        data, tuning: see ``load_material``. length: images of a condition before it is judged.
+        data, tuning: see ``load_dataset``. length: images of a condition before it is judged.
         arms: ``given`` labels what it sees from the fifth window on, ``given_at_onset`` from the
             first (before the shift is confirmed); ``given_frozen`` gives the same labels with
             adaptation off: the baseline.
     """
-    material = load_material(data, tuning=tuning)
-    images = material.known()
+    dataset = load_dataset(data, tuning=tuning)
+    images = dataset.known()
     outcomes: dict[int, list[_Outcome]] = {seed: [] for seed in seeds}
     for condition in conditions:
         for seed in seeds:
-            found = _outcome(material, showing(images, condition, length, seed), arms)
+            found = _outcome(dataset, showing(images, condition, length, seed), arms)
             outcomes[seed].append(found)
             listed = ", ".join(
                 f"{arm} {found.accuracy[arm]:.1%} ({found.labels[arm]} labels)" for arm in arms

@@ -17,11 +17,11 @@ from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.scenarios.refitted_head import RefittedHead
-from edgeadapt_bench.datasets.material import (
-    Material,
+from edgeadapt_bench.datasets.image_dataset import (
+    ImageDataset,
     Say,
     bar,
-    load_material,
+    load_dataset,
     names_of,
     open_quick,
     spread,
@@ -92,16 +92,18 @@ def rows_per_class(
     )
 
 
-def learn_new(material: Material, rows: NDArray[np.int64], features: Features) -> tuple[Marks, str]:
+def learn_new(
+    dataset: ImageDataset, rows: NDArray[np.int64], features: Features
+) -> tuple[Marks, str]:
     """Add the new classes, hand over the labels, and judge; with the outcome of the commit."""
-    with open_quick(material.bundle) as learner:
+    with open_quick(dataset.bundle) as learner:
         for name in NEW:
             learner.add_class(name)
         learner.learn(
-            material.training.x[rows], names_of(material.training.y[rows]), source="operator"
+            dataset.training.x[rows], names_of(dataset.training.y[rows]), source="operator"
         )
         learner.settle()
-        return marks(scores_of(learner, features), material.test.y), learner.history(1)[0].outcome
+        return marks(scores_of(learner, features), dataset.test.y), learner.history(1)[0].outcome
 
 
 def nearest_mean(
@@ -121,18 +123,18 @@ def nearest_mean(
 
 
 def joint_oracle(
-    program: Program, material: Material, judge: NDArray[np.float32], rng: np.random.Generator
+    program: Program, dataset: ImageDataset, judge: NDArray[np.float32], rng: np.random.Generator
 ) -> Marks:
     """The head refitted with 500 labels of every class; among the old it is one that was fitted on
     the old alone.
     """
-    fewest = min(_ORACLE_PER_CLASS, int(np.bincount(material.training.y).min()))
-    rows = rows_per_class(material.training.y, tuple(range(len(CLASSES))), fewest, rng)
-    z, y = program.encode(material.training.x[rows])[0], material.training.y[rows]
+    fewest = min(_ORACLE_PER_CLASS, int(np.bincount(dataset.training.y).min()))
+    rows = rows_per_class(dataset.training.y, tuple(range(len(CLASSES))), fewest, rng)
+    z, y = program.encode(dataset.training.x[rows])[0], dataset.training.y[rows]
     is_old = y < len(KNOWN)
     everything = RefittedHead(z, y, len(CLASSES))
     old = RefittedHead(z[is_old], y[is_old], len(KNOWN))
-    return marks_of(everything.predict(judge), old.predict(judge), material.test.y)
+    return marks_of(everything.predict(judge), old.predict(judge), dataset.test.y)
 
 
 def run_classes(
@@ -146,30 +148,30 @@ def run_classes(
     """New classes at ten labels each, and what whole demos open.
 
     Args:
-        data: see ``load_material``.
+        data: see ``load_dataset``.
         seeds: of demos; draws of labels start at the first of them.
         draws: sets of labels.
         stories: play the demo once per seed (about 15 s each).
     """
-    rows = _new_classes(load_material(data), seeds[0], draws, say)
+    rows = _new_classes(load_dataset(data), seeds[0], draws, say)
     return rows + (_domains(seeds, say) if stories else [])
 
 
-def _new_classes(material: Material, first: int, draws: int, say: Say) -> list[Row]:
-    program = material.program()
-    features = program.encode(material.test.x)
+def _new_classes(dataset: ImageDataset, first: int, draws: int, say: Say) -> list[Row]:
+    program = dataset.program()
+    features = program.encode(dataset.test.x)
     new = tuple(range(len(KNOWN), len(CLASSES)))
     mine, means, oracles = [], [], []
     for seed in range(first, first + draws):
         rng = np.random.default_rng(seed)
-        rows = rows_per_class(material.training.y, new, PER_CLASS, rng)
-        found, outcome = learn_new(material, rows, features)
+        rows = rows_per_class(dataset.training.y, new, PER_CLASS, rng)
+        found, outcome = learn_new(dataset, rows, features)
         mine.append(found)
-        z = program.encode(material.training.x[rows])[0]
+        z = program.encode(dataset.training.x[rows])[0]
         means.append(
-            marks(nearest_mean(program, z, material.training.y[rows], features[0]), material.test.y)
+            marks(nearest_mean(program, z, dataset.training.y[rows], features[0]), dataset.test.y)
         )
-        oracles.append(joint_oracle(program, material, features[0], rng))
+        oracles.append(joint_oracle(program, dataset, features[0], rng))
         reached = (
             f"new in ten {found.new_in_ten:.1%}, old among old {found.old_among_old:.1%}, all ten"
             f" {found.all_ten:.1%}"
@@ -195,12 +197,13 @@ def _new_classes(material: Material, first: int, draws: int, say: Say) -> list[R
 
 
 def _domains(seeds: tuple[int, ...], say: Say) -> list[Row]:
-    from edgeadapt.demo.story import CONDITIONS, Story
+    from edgeadapt.demo.acts import CONDITIONS
+    from edgeadapt.demo.scenario import play_demo
 
     rows = []
     for seed in seeds:
         with tempfile.TemporaryDirectory(prefix="edgeadapt-bench-") as folder:
-            report = Story(Path(folder), seed, lambda line: None).tell()
+            report = play_demo(Path(folder), seed, lambda line: None)
         opened: Counter[str] = Counter()
         for act in report["acts"]:
             inside = range(act["first_batch"], act["last_batch"] + 1)

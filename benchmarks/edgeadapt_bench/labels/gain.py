@@ -117,6 +117,3 @@ def run_gain(
 def _coverage(name: str, steps: list[Step], target: float | None) -> Row:
     held = float(np.mean([step.is_held for step in steps]))
     return at_least(name, held, "share of intervals", target)
-
-
-__all__ = ["Step", "run_gain", "steps_of"]

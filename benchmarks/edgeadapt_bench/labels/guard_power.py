@@ -20,8 +20,15 @@ from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.host.data.images import ImageData
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt.scenarios.orders import batches
-from edgeadapt_bench.datasets.material import CONDITIONS, SEVERITY, Material, Say, bar, open_quick
-from edgeadapt_bench.datasets.poison import flipped, wrong_names
+from edgeadapt_bench.datasets.image_dataset import (
+    CONDITIONS,
+    SEVERITY,
+    ImageDataset,
+    Say,
+    bar,
+    open_quick,
+)
+from edgeadapt_bench.datasets.label_noise import flipped, wrong_names
 from edgeadapt_bench.harness.measure import Row
 
 SIZES = (5, 8, 16, 32, 64)
@@ -74,12 +81,12 @@ def paired_rows(say: Say, draws: int = 2000) -> list[Row]:
 
 
 def held_rows(
-    material: Material, say: Say, draws: int = 40, conditions: Sequence[str] = CONDITIONS
+    dataset: ImageDataset, say: Say, draws: int = 40, conditions: Sequence[str] = CONDITIONS
 ) -> list[Row]:
     """Share of batches that are held, by size and share of wrong labels: at the factory, and under
     conditions where nobody taught yet.
     """
-    known = material.known()
+    known = dataset.known()
     rows: list[Row] = []
     say(
         "held, by batch size; columns: wrong labels "
@@ -89,7 +96,7 @@ def held_rows(
     for where, names in (("factory", ("clean",)), ("new_condition", tuple(conditions))):
         held = {(size, kind): 0.0 for size in SIZES for kind in (*SHARES, FLIP)}
         for name in names:
-            with open_quick(material.bundle) as learner:
+            with open_quick(dataset.bundle) as learner:
                 for key, share in _held(learner, known, name, draws).items():
                     held[key] += share / len(names)
         for size in SIZES:
@@ -118,7 +125,7 @@ def _held(
     for part in batches(len(shown), 32):
         learner.observe(seen[shown[part]])
         learner.settle()
-    live, program, domain = learner._live, learner._program, learner.domain()
+    live, program, domain = learner._live.current, learner._program, learner.domain()
     features = as_stored(*program.encode(seen[drawn], live.encoder_in(domain)))
     result = {}
     for size in SIZES:
@@ -135,13 +142,10 @@ def _held(
                 batch = [
                     _row(domain, name, features[row]) for name, row in zip(names, rows, strict=True)
                 ]
-                held += learner._transactions._suspicion.of(live, batch) != ""
+                held += learner._label_worker._updates._noise.of(live, batch) != ""
             result[size, kind] = held / draws
     return result
 
 
 def _row(domain: str, name: str, features: np.ndarray) -> EvidenceRow:
     return EvidenceRow("", "somebody", "bench", domain, 0.0, name, 1.0, "", True, features)
-
-
-__all__ = ["held_rows", "paired_rows", "verdict_of"]

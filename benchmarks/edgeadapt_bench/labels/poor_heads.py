@@ -2,7 +2,7 @@
 classes that mean something else.
 
 Features of a pretrained encoder; the bundle is exported from one style in the run. Beside each
-stream its poison: labels that mean nothing.
+stream its label noise: labels that mean nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import InputError, RuntimeUnavailable
-from edgeadapt_bench.datasets.material import Say, bar, open_quick
+from edgeadapt_bench.datasets.image_dataset import Say, bar, open_quick
 from edgeadapt_bench.datasets.pool import Pool
 from edgeadapt_bench.datasets.pools import load_pool
 from edgeadapt_bench.harness.measure import Row
@@ -105,7 +105,7 @@ def offered(
 def poor_head_rows(
     say: Say, seeds: tuple[int, ...] = (0, 1, 2), pool: Pool | None = None
 ) -> list[Row]:
-    """Labels that are not held, and those accepted (not held and not vetoed), and poison caught, on
+    """Labels that are not held, and those accepted (not held and not vetoed), and noise caught, on
     every stream on which the head gets less than .65; skipped, with the reason, where the data are
     not here.
     """
@@ -150,11 +150,11 @@ def poor_head_rows(
                 for seed in seeds:
                     _tried(bundles[key], kind, name, stream, seed, total, say)
     rows = []
-    for kind, (held, vetoed, labels, caught, poison) in total.items():
+    for kind, (held, vetoed, labels, caught, noise) in total.items():
         accepted = labels - held - vetoed
         say(
             f"honest labels where the head is poor, {kind}: of {labels} labels {held} held at the"
-            f" end, {vetoed} vetoed; poison caught {caught} of {poison}"
+            f" end, {vetoed} vetoed; poison caught {caught} of {noise}"
         )
         rows.append(
             bar(f"poor_head/{kind}/not_held", 1 - held / labels, "share", at_least=ACCEPTED)
@@ -162,7 +162,7 @@ def poor_head_rows(
         rows.append(
             bar(f"poor_head/{kind}/accepted", accepted / labels, "share", at_least=ACCEPTED)
         )
-        rows.append(bar(f"poor_head/{kind}/poison_caught", caught / poison, "share"))
+        rows.append(bar(f"poor_head/{kind}/poison_caught", caught / noise, "share"))
     return rows
 
 
@@ -195,6 +195,3 @@ def _tried(
         (found.get("held", 0), found.get("vetoed", 0), sum(found.values()), int(through == 0), 1)
     ):
         sums[place] += value
-
-
-__all__ = ["poor_head_rows", "renamed", "streams_of"]

@@ -16,7 +16,7 @@ from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.querying.strategy import Asking, Candidates, Rule
 from edgeadapt.scenarios.orders import batches
-from edgeadapt_bench.datasets.material import BATCH, Material, open_quick, right
+from edgeadapt_bench.datasets.image_dataset import BATCH, ImageDataset, open_quick, right
 from edgeadapt_bench.labels.answers import Showing
 
 _STREAM = "default"
@@ -121,14 +121,14 @@ def watched(
 
 
 def under_condition(
-    material: Material,
+    dataset: ImageDataset,
     shown: Showing,
     rule: Rule,
     policy: Policy | None = None,
     bundle: Bundle | None = None,
 ) -> Asked:
     """One pass through a condition, judged at its end."""
-    with open_quick(bundle or material.bundle, policy) as learner:
+    with open_quick(bundle or dataset.bundle, policy) as learner:
         asked = watched(learner, rule, shown.before.x, shown.under.x, shown.under.y)
         asked.right = marks(learner, shown.judge.x, shown.judge.y)
         return asked
@@ -145,16 +145,16 @@ def marks(learner: Learner, x: NDArray[np.uint8], y: NDArray[np.int64]) -> Marks
 
 
 def best_of_sets(
-    material: Material, shown: Showing, sizes: tuple[int, ...], sets: int, seed: int
+    dataset: ImageDataset, shown: Showing, sizes: tuple[int, ...], sets: int, seed: int
 ) -> dict[int, float]:
     """Highest accuracy on the judging images that any of ``sets`` random label sets of each size
     reaches, behind the label-free correction.
 
     The set is picked by the judging images: an upper mark, not a rule.
     """
-    with open_quick(material.bundle) as learner:
+    with open_quick(dataset.bundle) as learner:
         watched(learner, lambda window: [], shown.before.x, shown.under.x, shown.under.y)
-        program, memory, domain = learner._program, learner._live, learner.domain(_STREAM)
+        program, memory, domain = learner._program, learner._live.current, learner.domain(_STREAM)
         found = memory.domains.get(domain)
         z, taps = program.encode(shown.under.x, memory.encoder_in(domain))
         judge_z, judge_taps = program.encode(shown.judge.x, memory.encoder_in(domain))
@@ -174,6 +174,3 @@ def best_of_sets(
                 ).logits
                 best[size] = max(best[size], float((logits.argmax(axis=1) == shown.judge.y).mean()))
         return best
-
-
-__all__ = ["Asked", "Witness", "allowing", "best_of_sets", "marks", "under_condition", "watched"]

@@ -17,26 +17,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.demo.sample import NEW
 from edgeadapt.errors import InputError
-from edgeadapt.scenarios.corruptions import corrupt
-from edgeadapt_bench.datasets.material import SAMPLE, SEVERITY, Material, load_material
-from edgeadapt_bench.datasets.pool import Pool
-from edgeadapt_bench.datasets.pools import load_pool
-from edgeadapt_bench.downloads import folder as fetched
+from edgeadapt_bench.datasets.image_dataset import SAMPLE, load_dataset
 from edgeadapt_bench.harness.measure import Row, Say, absent, at_least
-from edgeadapt_bench.novelty.novelty_material import Case, Lite0WithTaps, Seen, per_class
-from edgeadapt_bench.novelty.routing import run_routing
+from edgeadapt_bench.novelty.domain_routes import run_routing
+from edgeadapt_bench.novelty.novelty_cases import (
+    emoji_cases,
+    far_cases,
+    fashion_cases,
+    shipped_case,
+)
+from edgeadapt_bench.novelty.novelty_features import Case, Lite0WithTaps, Seen
 
 if TYPE_CHECKING:
     from edgeadapt.host.assembly.calibration import Fitted
     from edgeadapt.host.contracts import FactoryData, Scores
 
-SPLITS = 3
-SHIFTS = ("fog", "gaussian_noise")
 LIMITS_KIB = (64.0, 1024.0, None)
 BEHIND = 0.01  # AUROC that the exporter's pick may lie behind the best score of its size
-_PER_CLASS, _REPORTED, _FAR, _UNSEEN = 600, 2500, 1000, 150
 _ROUNDS = 200
 _SLOTS = 16
 F64 = NDArray[np.float64]
@@ -88,19 +86,20 @@ def run_novelty(
     Raises:
         RuntimeUnavailable: torch, or for the full suite the packages of Lite0, are not installed.
     """
-    if plots is not None:
-        from edgeadapt_bench.harness.plots import check
-
-        check()
     rounds = 20 if quick else _ROUNDS
-    material = load_material(SAMPLE if quick else data)
-    rows = _measure("shipped", [_shipped(material, quick)], comparisons(quick), say, rounds, plots)
-    rows += run_routing(material, say, quick=quick)
+    dataset = load_dataset(SAMPLE if quick else data)
+    rows = _measure(
+        "shipped", [shipped_case(dataset, quick)], comparisons(quick), say, rounds, plots
+    )
+    rows += run_routing(dataset, say, quick=quick)
     if quick:
         return rows
     encoder = Lite0WithTaps(say)
-    rows += _measure("fashion", _fashion(encoder, material), comparisons(), say, rounds, plots)
-    for name, cases in (("emoji", _emoji), ("far", lambda told: _far(encoder, material, told))):
+    rows += _measure("fashion", fashion_cases(encoder, dataset), comparisons(), say, rounds, plots)
+    for name, cases in (
+        ("emoji", emoji_cases),
+        ("far", lambda told: far_cases(encoder, dataset, told)),
+    ):
         try:
             rows += _measure(name, cases(say), comparisons(), say, rounds, plots)
         except InputError as error:
@@ -109,129 +108,6 @@ def run_novelty(
 
 
 # -- cases -----------------------------------------------------------------------------------------
-def _shipped(material: Material, quick: bool) -> Case:
-    """The shipped encoder, which was trained on the six known classes alone."""
-    program = material.program()
-    stored = np.float16
-
-    def see(x: NDArray[np.uint8], y: NDArray[np.int64]) -> Seen:
-        z, taps = program.encode(x)
-        return Seen(z.astype(stored).astype(np.float32), taps.astype(stored).astype(np.float32), y)
-
-    from edgeadapt.host.assembly.novelty_choice import unseen_images
-
-    held = material.calibration
-    fit, judge = np.array_split(np.random.default_rng(0).permutation(len(held)), 2)
-    known, novel = material.known(), material.test.only(NEW)
-    known, novel = (
-        part.take(np.random.default_rng(0).permutation(len(part))[: 300 if quick else None])
-        for part in (known, novel)
-    )
-    unseen = unseen_images(held.x[judge[: 100 if quick else 600]], 0)
-    shifted = {name: see(corrupt(known.x, name, SEVERITY, 0), known.y) for name in SHIFTS}
-    return Case(
-        see(held.x[fit], held.y[fit]),
-        see(held.x[judge], held.y[judge]),
-        see(known.x, known.y),
-        {"novel": see(novel.x, novel.y)},
-        shifted,
-        see(unseen, np.full(len(unseen), -1)),
-    )
-
-
-def _class_splits(classes: int, known: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """The first classes against the rest, then random halves."""
-    orders = [
-        np.arange(classes),
-        *(np.random.default_rng(seed).permutation(classes) for seed in range(1, SPLITS)),
-    ]
-    return [(np.sort(order[:known]), np.sort(order[known:])) for order in orders]
-
-
-def _fashion(encoder: Lite0WithTaps, material: Material) -> list[Case]:
-    training, test = material.training, material.test
-    chosen = per_class(training.y, _PER_CLASS, 0)
-    reported = np.random.default_rng(0).permutation(len(test))[:_REPORTED]
-    factory = encoder.see("factory", training.x[chosen], training.y[chosen])
-    clean = encoder.see("test", test.x[reported], test.y[reported])
-    shifted = {
-        name: encoder.see(name, corrupt(test.x[reported], name, SEVERITY, 0), test.y[reported])
-        for name in SHIFTS
-    }
-    is_judge = np.random.default_rng(1).random(len(chosen)) < 0.5
-    cases = []
-    for known, novel in _class_splits(len(training.classes), len(training.classes) // 2):
-        mine = np.flatnonzero(is_judge & np.isin(factory.y, known))
-        cases.append(
-            Case(
-                factory.rows(~is_judge).of(known),
-                factory.rows(is_judge).of(known),
-                clean.of(known),
-                {"novel": clean.of(novel)},
-                {name: seen.of(known) for name, seen in shifted.items()},
-                _unseen(encoder, training.x[chosen[mine]]),
-            )
-        )
-    return cases
-
-
-def _emoji(say: Say) -> list[Case]:
-    pool = load_pool("emoji", None, say)
-    count = len(pool.classes)
-    return [_case_of(pool, known, novel) for known, novel in _class_splits(count, count // 2)]
-
-
-def _case_of(pool: Pool, known: NDArray[np.int64], novel: NDArray[np.int64]) -> Case:
-    """Features without taps; units (an emoji in all its styles) stay on one side of evidence and
-    judge.
-    """
-    first_style, test_style = pool.group == 0, pool.test_group == 0
-    train = Seen(
-        pool.z[first_style], np.zeros((int(first_style.sum()), 0), np.float32), pool.y[first_style]
-    )
-    test = Seen(
-        pool.test_z[test_style],
-        np.zeros((int(test_style.sum()), 0), np.float32),
-        pool.test_y[test_style],
-    )
-    is_judge = np.random.default_rng(1).random(len(train)) < 0.5
-    return Case(
-        train.rows(~is_judge).of(known),
-        train.rows(is_judge).of(known),
-        test.of(known),
-        {"novel": test.of(novel)},
-        {},
-    )
-
-
-def _far(encoder: Lite0WithTaps, material: Material, say: Say) -> list[Case]:
-    """All ten classes are known; digits and emoji are not. One draw of factory samples: the
-    interval is that of the reported ones.
-    """
-    training, test = material.training, material.test
-    chosen = per_class(training.y, _PER_CLASS, 0)
-    reported = np.random.default_rng(0).permutation(len(test))[:_REPORTED]
-    factory = encoder.see("factory", training.x[chosen], training.y[chosen])
-    clean = encoder.see("test", test.x[reported], test.y[reported])
-    others = {}
-    for name in ("mnist", "emoji"):
-        x = fetched.load(name)["x"]
-        # the first half served for choosing
-        rows = len(x) // 2 + np.random.default_rng(0).permutation(len(x) // 2)[:_FAR]
-        others[name] = encoder.see(name, x[rows], np.full(len(rows), -1))
-    is_judge = np.random.default_rng(2).random(len(chosen)) < 0.5
-    unseen = _unseen(encoder, training.x[chosen[np.flatnonzero(is_judge)]])
-    return [Case(factory.rows(~is_judge), factory.rows(is_judge), clean, others, {}, unseen)]
-
-
-def _unseen(encoder: Lite0WithTaps, x: NDArray[np.uint8]) -> Seen:
-    """Some judging images turned, inverted, swapped and averaged: the exporter's second mark."""
-    from edgeadapt.host.assembly.novelty_choice import unseen_images
-
-    turned = unseen_images(x[np.random.default_rng(0).permutation(len(x))[:_UNSEEN]], 0)
-    return encoder.see("unseen", turned, np.full(len(turned), -1))
-
-
 # -- measuring -------------------------------------------------------------------------------------
 def _data(seen: Seen) -> FactoryData:
     from edgeadapt.host.assembly.calibration import factory_weights
@@ -283,8 +159,9 @@ def _measure(
         )
         unseen = None if case.unseen is None else (case.unseen.z, case.unseen.taps)
         candidates = Settings().novelty_candidates()
-        part = calibrate.Part(base, evidence, judge, np.arange(len(judge.y)))
-        picked, lower = novelty_choice.choose_novelty(candidates, part, unseen, 0)
+        picked, lower = novelty_choice.choose_novelty(
+            candidates, calibrate.Part(base, evidence, judge, np.arange(len(judge.y))), unseen, 0
+        )
         for limit, chosen in picks.items():  # the marks do not depend on the limit
             small = [
                 score
@@ -448,6 +325,3 @@ def _picture(path: Path, title: str, by_score: dict[str, list[Mark]]) -> None:
     values = {score: float(np.mean([mark.auroc for mark in by_score[score]])) for score in ordered}
     spread = {score: float(np.std([mark.auroc for mark in by_score[score]])) for score in ordered}
     save_bars(path, values, title=title, x_label="AUROC", spread=spread, level={"cannot tell": 0.5})
-
-
-__all__ = ["comparisons", "run_novelty"]

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt_bench.datasets.vectors import Crowd, vector_bundle
-from edgeadapt_bench.harness.child import answer, in_child
-from edgeadapt_bench.harness.measure import Row, Say, absent
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.measure import Row, Say, absent, reported
+from edgeadapt_bench.harness.process import in_child
 from edgeadapt_bench.operations.interference import WIDE, Pool
 from edgeadapt_bench.operations.large_state import open_free
-from edgeadapt_bench.operations.soak import written_bytes
+from edgeadapt_bench.operations.soak_streams import written_bytes
 
 LABELS, FORGOTTEN = 200, (1, 100, 10_000)
 _TOGETHER, _WARM_UP = 64, 5
@@ -187,15 +188,9 @@ def label_rows(name: str, times: dict[str, Any]) -> list[Row]:
         ("learned", "ms until predictions use it"),
     ):
         spent = 1e3 * np.array(times[what])
-        rows += [
-            Row(f"{what}_ms/{name}", float(np.median(spent)), unit, float(np.median(plain))),
-            Row(
-                f"{what}_p99_ms/{name}",
-                float(np.quantile(spent, 0.99)),
-                unit,
-                float(np.quantile(plain, 0.99)),
-            ),
-        ]
+        for end, share in (("", 0.5), ("_p99", 0.99)):
+            ours, least = (float(np.quantile(times, share)) for times in (spent, plain))
+            rows.append(Row(f"{what}{end}_ms/{name}", ours, unit, least))
     bytes_row = f"written_bytes/{name}"
     if times["written_plain"] == 0:
         rows.append(absent(bytes_row, "the temporary folder is not on a disk"))
@@ -203,43 +198,24 @@ def label_rows(name: str, times: dict[str, Any]) -> list[Row]:
         rows.append(
             Row(bytes_row, times["written"], "bytes a label, until learned", times["written_plain"])
         )
-    return [
-        *rows,
-        Row(
-            f"learned_share/{name}",
-            times["outcomes"].count("learned") / max(1, len(times["outcomes"])),
-            "of label commits",
-        ),
-    ]
+    learned = times["outcomes"].count("learned") / max(1, len(times["outcomes"]))
+    return [*rows, Row(f"learned_share/{name}", learned, "of label commits")]
 
 
 def forget_rows(name: str, times: dict[str, Any]) -> list[Row]:
     rows = []
     for number, found in times.items():
         if number == "snapshot":
-            rows.append(
-                Row(
-                    f"snapshot_bytes/{name}",
-                    float(max(found, default=0)),
-                    f"bytes, the largest of {len(found)}",
-                )
-            )
+            largest, unit = max(found, default=0), f"bytes, the largest of {len(found)}"
+            rows += reported(name, ("snapshot_bytes", largest, unit))
             continue
-        end = f"{name}/{number}"
-        rows += [
-            Row(
-                f"forget_ms/{end}",
-                1e3 * found["seconds"],
-                f"ms, {found['removed']} rows, {found['subtracted']} subtracted",
-                1e3 * found["plain"],
-            ),
-            Row(
-                f"forget_written_bytes/{end}",
-                float(found["written"]),
-                "bytes",
-                float(found["written_plain"]),
-            ),
-        ]
+        unit = f"ms, {found['removed']} rows, {found['subtracted']} subtracted"
+        written = "forget_written_bytes", found["written"], "bytes", float(found["written_plain"])
+        rows += reported(
+            f"{name}/{number}",
+            ("forget_ms", 1e3 * found["seconds"], unit, 1e3 * found["plain"]),
+            written,
+        )
     return rows
 
 
@@ -289,4 +265,4 @@ def run_commit(data: str | None, say: Say, *, quick: bool = False) -> list[Row]:
 JOBS = {"label_times": label_times, "forget_times": forget_times}
 
 if __name__ == "__main__":
-    answer(JOBS)
+    serve(JOBS)

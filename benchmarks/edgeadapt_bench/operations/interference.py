@@ -28,8 +28,9 @@ from edgeadapt.demo.sample import CLASSES, KNOWN, bundle_path, load_sample
 from edgeadapt.device.learner import Learner
 from edgeadapt.scenarios.corruptions import corrupt
 from edgeadapt_bench.datasets.vectors import Crowd, vector_bundle
-from edgeadapt_bench.harness.child import answer, in_child
+from edgeadapt_bench.harness.child.job_server import serve
 from edgeadapt_bench.harness.measure import ONE_THREAD, Row, Say, at_most
+from edgeadapt_bench.harness.process import in_child
 from edgeadapt_bench.operations.large_state import SOURCES, open_free, source_name, teach
 
 BOUND = 5.0  # p99 while labels are learned or windows sensed, times p99 when idle
@@ -308,4 +309,4 @@ def run_interference(data: str | None, say: Say, *, quick: bool = False) -> list
 JOBS = {"latencies": latencies}
 
 if __name__ == "__main__":
-    answer(JOBS)
+    serve(JOBS)

@@ -5,7 +5,7 @@ to open it, healthy or after a kill.
 from __future__ import annotations
 
 import os
-import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,8 @@ from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import InputError
 from edgeadapt.results import Receipt
 from edgeadapt_bench.datasets.vectors import Crowd
-from edgeadapt_bench.harness.child import answer, in_child, start
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.process import MeasuringProcess, in_child
 
 SOURCES = 10
 _TOGETHER = 64  # labels per call, one commit
@@ -116,20 +117,24 @@ def _drop_pages(path: Path) -> None:
 
 
 def learn_on(bundle: str, state: str, classes: int) -> dict[str, Any]:
-    """Say ``ready``, then learn until killed: sixteen labels at a time, without waiting for the
-    worker.
+    """Open, then learn beside the answer until killed: sixteen labels at a time, without waiting
+    for the worker.
     """
     crowd = Crowd.of(read_bundle(Path(bundle)), classes)
     learner = open_free(bundle, state)
     rng = np.random.default_rng(os.getpid())
-    print("ready", flush=True)
-    while True:
-        slots = rng.integers(0, len(crowd.names), 16)
-        learner.learn(
-            None, crowd.labels(slots), features=crowd.draw(slots, rng), source="until killed"
-        )
-        while learner.counters()["backlog"] > 8:
-            time.sleep(0.001)
+
+    def learn() -> None:
+        while True:
+            slots = rng.integers(0, len(crowd.names), 16)
+            learner.learn(
+                None, crowd.labels(slots), features=crowd.draw(slots, rng), source="until killed"
+            )
+            while learner.counters()["backlog"] > 8:
+                time.sleep(0.001)
+
+    threading.Thread(target=learn, daemon=True).start()
+    return {}
 
 
 def recovery_times(bundle: str, state: str, classes: int, kills: int) -> list[dict[str, Any]]:
@@ -139,16 +144,10 @@ def recovery_times(bundle: str, state: str, classes: int, kills: int) -> list[di
     rng = np.random.default_rng(9)
     times = []
     for _ in range(kills):
-        process = start(__name__, "learn_on", bundle=bundle, state=state, classes=classes)
-        assert process.stdout is not None
-        if process.stdout.readline().strip() != "ready":
-            raise InputError(
-                "the process that was to be killed did not start:"
-                f" {process.communicate()[1].strip()[-300:]}"
-            )
-        time.sleep(float(rng.uniform(0.2, 0.8)))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        with MeasuringProcess.of_module(__name__) as process:
+            process.ask("learn_on", bundle=bundle, state=state, classes=classes)
+            time.sleep(float(rng.uniform(0.2, 0.8)))
+            process.kill()
         times.append(in_child(__name__, "open_time", bundle=bundle, state=state))
     return times
 
@@ -206,4 +205,4 @@ def undo_times(
 JOBS = {"grow": grow, "open_time": open_time, "learn_on": learn_on, "undo_times": undo_times}
 
 if __name__ == "__main__":
-    answer(JOBS)
+    serve(JOBS)

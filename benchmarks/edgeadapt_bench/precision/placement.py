@@ -173,6 +173,3 @@ def _random(port: PortSpec, size: int, classes: int, rng: np.random.Generator) -
     if port.dtype == "float32":
         return rng.random(shape, np.float32)
     return rng.integers(0, 256 if port.dtype == "uint8" else classes, shape).astype(port.dtype)
-
-
-__all__ = ["run_placement"]

@@ -29,7 +29,7 @@ from edgeadapt.host.assembly.novelty_choice import auroc
 from edgeadapt.host.data.images import ImageData
 from edgeadapt.runtime import open_runtime
 from edgeadapt.scenarios.corruptions import corrupt
-from edgeadapt_bench.datasets.material import SAMPLE, SEVERITY, Material, load_material
+from edgeadapt_bench.datasets.image_dataset import SAMPLE, SEVERITY, ImageDataset, load_dataset
 from edgeadapt_bench.harness.measure import Row, Say, at_least, at_most, paired
 from edgeadapt_bench.shift.detection import BARRED, KINDS, window_rows
 
@@ -109,11 +109,11 @@ def run_precision(
         bundle: path of a bundle with precisions that takes these images; without it one is exported
             for each seed.
     """
-    material = load_material(SAMPLE if quick and data is None else data)
+    dataset = load_dataset(SAMPLE if quick and data is None else data)
     if networks:
         from edgeadapt_bench.precision.precision_networks import network_rows
 
-        return network_rows(material, say, quick)
+        return network_rows(dataset, say, quick)
     seeds = (0,) if quick or bundle else SEEDS
     held: list[tuple[Bundle, dict[str, Found]]] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -121,49 +121,46 @@ def run_precision(
             subject = (
                 read_bundle(Path(bundle))
                 if bundle
-                else _exported(material, Path(folder) / f"{seed}.edge", seed, say)
+                else _exported(dataset, Path(folder) / f"{seed}.edge", seed, say)
             )
             if not subject.manifest.precisions:
                 raise InputError(
                     f"{subject.path} has no encoder but the float32 one; export it with precisions"
                     " (docs/precision.md)"
                 )
-            if subject.manifest.input.shape != material.test.x.shape[1:] or not set(KNOWN) <= set(
+            if subject.manifest.input.shape != dataset.test.x.shape[1:] or not set(KNOWN) <= set(
                 subject.manifest.classes
             ):
                 raise InputError(
-                    f"{subject.path} does not take images of {material.source} or does not know"
+                    f"{subject.path} does not take images of {dataset.source} or does not know"
                     " their classes"
                 )
             say(f"precision: seed {seed}: answers, novelty, windows")
             held.append(
-                (
-                    subject,
-                    _answers(subject, material.known(), material.test.only(NEW).x, seed, quick),
-                )
+                (subject, _answers(subject, dataset.known(), dataset.test.only(NEW).x, seed, quick))
             )
         rows = _answer_rows([found for _, found in held])
         rows += _size_rows(held[0][0])
         say("precision: times, each variant in turns with float32")
-        rows += _time_rows(held[0][0], material.known().x, quick)
+        rows += _time_rows(held[0][0], dataset.known().x, quick)
     return rows
 
 
-def _exported(material: Material, path: Path, seed: int, say: Say) -> Bundle:
+def _exported(dataset: ImageDataset, path: Path, seed: int, say: Say) -> Bundle:
     from edgeadapt.host import export
-    from edgeadapt_bench.shift.shift_material import rebuilt
+    from edgeadapt_bench.shift.shift_encoders import rebuilt
 
     say(f"precision: seed {seed}: exporting the encoder that ships with float16 and int8")
-    images = material.calibration
+    images = dataset.calibration
     chosen = {
-        "novelty": material.bundle.manifest.policy.novelty.method,
+        "novelty": dataset.bundle.manifest.policy.novelty.method,
         "stress": False,
         "precisions": ("float16", "int8"),
         "precision_margin": 1.0,
     }
     return export(
         path,
-        rebuilt(material.bundle),
+        rebuilt(dataset.bundle),
         (images.x, images.y),
         images.classes,
         name="precision",
@@ -295,6 +292,3 @@ def _time_rows(bundle: Bundle, images: NDArray[np.uint8], quick: bool) -> list[R
                 )
             )
     return rows
-
-
-__all__ = ["precisions_of", "run_precision"]

@@ -22,8 +22,8 @@ from edgeadapt.host.encoders.networks import build_network, normalised
 from edgeadapt.host.precision.float16 import halved
 from edgeadapt.host.precision.int8 import quantised
 from edgeadapt.runtime import Executable, GraphFile, Tensors, open_runtime
+from edgeadapt_bench.datasets.image_dataset import ImageDataset
 from edgeadapt_bench.datasets.lite0 import lite0, upscaled
-from edgeadapt_bench.datasets.material import Material
 from edgeadapt_bench.harness.measure import Row, Say, absent, median_ms, paired
 
 PIXELS = 64
@@ -34,11 +34,11 @@ _TURNS = 3  # for the spread of a ratio
 _MAKERS: dict[str, Callable[..., ModelProto]] = {"float16": halved, "int8": quantised}
 
 
-def network_rows(material: Material, say: Say, quick: bool) -> list[Row]:
+def network_rows(dataset: ImageDataset, say: Say, quick: bool) -> list[Row]:
     """Rows of every network; those whose package is not installed say so."""
     rng = np.random.default_rng(0)
     images = upscaled(
-        material.known().x[rng.permutation(len(material.known().y))[: _CALIBRATION + _HELD]], PIXELS
+        dataset.known().x[rng.permutation(len(dataset.known().y))[: _CALIBRATION + _HELD]], PIXELS
     )
     signals = rng.standard_normal((_CALIBRATION + _HELD, 6, 128)).astype(np.float32)
     subjects: dict[str, tuple[Callable[[], Any], NDArray[Any]]] = {
@@ -122,6 +122,3 @@ def _times(
         block=8,
     )
     return median_ms(own), median_ms(base)
-
-
-__all__ = ["network_rows"]

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from edgeadapt_bench.datasets.lite0_features import plain_session
-from edgeadapt_bench.harness._serve_turns import take_turns
-from edgeadapt_bench.serving.serve_film import Film
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.serving.frame_sequence import FrameSequence
+from edgeadapt_bench.serving.player import jobs_of
 
 
 class Bare:
     """The loop; its session has the options of our runtime, one thread."""
 
-    def __init__(self, encoder: str, film: str) -> None:
-        self._film, self._session = Film.of(film), plain_session(Path(encoder))
+    def __init__(self, encoder: str, frames: str) -> None:
+        self._sequence, self._session = FrameSequence.of(frames), plain_session(Path(encoder))
         self._at = 0
 
     def play(self, frames: int, rate_hz: float) -> dict[str, Any]:
@@ -35,9 +36,9 @@ class Bare:
             now = time.perf_counter()
             spent.append(now - last)
             last = now
-            if self._film.is_shifted(number):
+            if self._sequence.is_shifted(number):
                 shifted += 1
-                right += slot == self._film.y[number % len(self._film.y)]
+                right += slot == self._sequence.y[number % len(self._sequence.y)]
         self._at += frames
         return {
             "seconds": last - started,
@@ -48,12 +49,12 @@ class Bare:
         }
 
     def _answer(self, number: int) -> int:
-        (z,) = self._session.run(None, {"x": self._film.frame(number)[None]})
-        return int((z @ self._film.weight + self._film.bias).argmax())
+        (z,) = self._session.run(None, {"x": self._sequence.frame(number)[None]})
+        return int((z @ self._sequence.weight + self._sequence.bias).argmax())
 
     def end(self) -> dict[str, Any]:
         return {}
 
 
 if __name__ == "__main__":
-    take_turns(Bare)
+    serve(jobs_of(Bare))

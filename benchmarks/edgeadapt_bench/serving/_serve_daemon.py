@@ -28,8 +28,9 @@ from edgeadapt.daemon.messages import Answer, Arrival, Deliver, LabelArrival
 from edgeadapt.daemon.service import Service
 from edgeadapt.errors import StateError
 from edgeadapt.scenarios.environment import resident_mib
-from edgeadapt_bench.harness._serve_turns import take_turns
-from edgeadapt_bench.serving.serve_film import Film
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.serving.frame_sequence import FrameSequence
+from edgeadapt_bench.serving.player import jobs_of
 
 # frames: of each such one the label comes, by name, so many frames later
 LABEL_EVERY, LABEL_LATE = 512, 64
@@ -69,8 +70,8 @@ class Camera:
 
     name = stream = "camera"
 
-    def __init__(self, film: Film, desk: Desk) -> None:
-        self._film, self._desk = film, desk
+    def __init__(self, sequence: FrameSequence, desk: Desk) -> None:
+        self._sequence, self._desk = sequence, desk
         self._orders: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
         self._at = 0
         self.handed: dict[str, float] = {}  # frame -> when, in perf_counter seconds
@@ -102,7 +103,7 @@ class Camera:
                     Arrival(
                         self.stream,
                         self.name,
-                        x=self._film.frame(number),
+                        x=self._sequence.frame(number),
                         name=str(number),
                         reply=self._last if number == last else self._next,
                     )
@@ -113,10 +114,10 @@ class Camera:
     def _label(self, number: int, deliver: Deliver) -> None:
         due = number - LABEL_LATE
         if due >= 0 and due % LABEL_EVERY == 0:
-            deliver(LabelArrival(str(due), self._film.label(due), "desk"))
+            deliver(LabelArrival(str(due), self._sequence.label(due), "desk"))
         while self._desk.asked:
             asked = self._desk.asked.popleft()
-            self.questions += deliver(LabelArrival(str(asked), self._film.label(asked), "desk"))
+            self.questions += deliver(LabelArrival(str(asked), self._sequence.label(asked), "desk"))
 
     def _next(self, answer: Answer) -> None:
         if not self.told:
@@ -137,12 +138,12 @@ class Daemon:
     """
 
     def __init__(
-        self, bundle: str, film: str, socket: str, keep_s: float, p99_ratio: float
+        self, bundle: str, frames: str, socket: str, keep_s: float, p99_ratio: float
     ) -> None:
-        self._film = Film.of(film)
+        self._sequence = FrameSequence.of(frames)
         self._folder = tempfile.TemporaryDirectory()
         scratch, desk = Path(self._folder.name), Desk()
-        self._camera = Camera(self._film, desk)
+        self._camera = Camera(self._sequence, desk)
         self._service = Service(
             Settings(
                 bundle=Path(bundle),
@@ -196,10 +197,12 @@ class Daemon:
         shifted = [
             (answer, int(answer.name))
             for answer, _ in self._camera.told
-            if self._film.is_shifted(int(answer.name))
+            if self._sequence.is_shifted(int(answer.name))
         ]
         return {
-            "right": sum(answer.label == self._film.label(number) for answer, number in shifted),
+            "right": sum(
+                answer.label == self._sequence.label(number) for answer, number in shifted
+            ),
             "shifted": len(shifted),
         }
 
@@ -208,7 +211,7 @@ class Daemon:
         the middle of anything when it is stopped.
         """
         end = time.perf_counter() + _PATIENCE_S
-        with self._service._running.lending.lend() as learner:
+        with self._service.context.lease.borrow() as learner:
             while not learner.settle(0.005) and (learner.is_working or not learner.is_paused):
                 if time.perf_counter() > end:
                     raise StateError(f"the worker did not come to rest within {_PATIENCE_S:g} s")
@@ -240,4 +243,4 @@ class Daemon:
 
 
 if __name__ == "__main__":
-    take_turns(Daemon)
+    serve(jobs_of(Daemon))

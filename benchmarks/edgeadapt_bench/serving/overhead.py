@@ -8,13 +8,10 @@ torch, plain and ours in turn.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +25,12 @@ from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt.scenarios.environment import resident_mib
 from edgeadapt_bench.datasets.lite0 import LITE0_TAPS, lite0, upscaled
 from edgeadapt_bench.datasets.lite0_features import export_plain, plain_session
-from edgeadapt_bench.harness.measure import ONE_THREAD, Row, Say, at_most, median_ms, p95_ms, paired
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.measure import Row, Say, at_most, median_ms, p95_ms, paired
+from edgeadapt_bench.harness.process import MeasuringProcess, in_child
 
 Frames = NDArray[np.uint8]
-Subject = tuple[Path, Path, Path]  # bundle, plain ONNX file, frames.npz (x, and class slots y)
+Subject = Sequence[str | Path]  # bundle, plain ONNX file, frames.npz (x, and class slots y)
 PIXELS, PER_CLASS = 96, 60
 LITE0_TARGETS = {1: 1.15, 8: 1.05}
 USABLE_MS, ROW_CPU_MS, RSS_MIB, START_S = 150.0, 1.0, 200.0, 0.3
@@ -152,7 +151,7 @@ import edgeadapt
 learner = edgeadapt.open(sys.argv[1])
 import numpy
 learner.predict(numpy.zeros((1, *learner.bundle.manifest.input.shape), numpy.uint8))
-print(time.perf_counter() - started)
+print('{"seconds": %r}' % (time.perf_counter() - started))
 """
 _BARE = """
 import sys, time
@@ -166,58 +165,35 @@ session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExec
 port = session.get_inputs()[0]
 kind = {"tensor(uint8)": numpy.uint8, "tensor(float)": numpy.float32}[port.type]
 session.run(None, {port.name: numpy.zeros((1, *port.shape[1:]), kind)})
-print(time.perf_counter() - started)
+print('{"seconds": %r}' % (time.perf_counter() - started))
 """  # what an answer needs without us: the import, the encoder loaded, one run
 
 
 # -- fresh processes -------------------------------------------------------------------------------
-def _child(*arguments: str, bytecode: str = "") -> str:
-    """Standard output of a Python process with one thread.
-
-    Args:
-        bytecode: a folder to keep compiled modules in.
-
-    Raises:
-        RuntimeUnavailable: it failed; the message has its last line.
-    """
-    environment = {**os.environ, **ONE_THREAD}
-    if bytecode:  # an empty value counts as not set
-        environment |= {"PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
-    done = subprocess.run(
-        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeUnavailable(
-            "a measuring process failed:"
-            f" {(done.stderr.strip().splitlines() or ['no message'])[-1]}"
-        )
-    return done.stdout
-
-
-def in_child(job: str, subject: Subject, **arguments: int) -> dict[str, Any]:
+def of_subject(job: str, subject: Subject, **arguments: int) -> dict[str, Any]:
     """One of ``JOBS`` in a fresh process."""
-    result: dict[str, Any] = json.loads(
-        _child(
-            "-m", "edgeadapt_bench.serving.overhead", job, *map(str, subject), json.dumps(arguments)
-        )
-    )
-    return result
+    return in_child(__name__, job, subject=list(map(str, subject)), **arguments)
 
 
 def start_times(subject: Subject, count: int = STARTS) -> tuple[list[float], list[float]]:
     """Seconds from import to first answer: ours, and the plain encoder in ONNX Runtime, in turn.
 
     Modules are compiled once, as an installer does: not the first pair counts.
+
+    Raises:
+        RuntimeUnavailable: a process failed; the message has its last line.
     """
     bundle, onnx, _ = map(str, subject)
     with tempfile.TemporaryDirectory() as folder:
-        pairs = [
-            (
-                float(_child("-c", _START, bundle, bytecode=folder)),
-                float(_child("-c", _BARE, onnx, bytecode=folder)),
-            )
-            for _ in range(count + 1)
-        ]
+        # where compiled modules are kept; an empty value counts as not set
+        compiled = {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+
+        def seconds(code: str, file: str) -> float:
+            command = (sys.executable, "-c", code, file)
+            with MeasuringProcess("a measuring process failed", command, compiled) as process:
+                return float(process.answer()["seconds"])
+
+        pairs = [(seconds(_START, bundle), seconds(_BARE, onnx)) for _ in range(count + 1)]
     return [ours for ours, _ in pairs[1:]], [bare for _, bare in pairs[1:]]
 
 
@@ -321,7 +297,7 @@ def run_overhead(data: str | None, say: Say) -> list[Row]:
         for name, subject in (("lite0", large), ("demo", demo)):
             for batch in (1, 8):
                 say(f"overhead: observe, {name}, batch {batch}")
-                times = in_child(
+                times = of_subject(
                     "observe",
                     subject,
                     batch=batch,
@@ -331,10 +307,10 @@ def run_overhead(data: str | None, say: Say) -> list[Row]:
                     name, batch, times, LITE0_TARGETS[batch] if name == "lite0" else None
                 )
         say("overhead: labels, memory, start")
-        times = in_child("label", large)
+        times = of_subject("label", large)
         usable, cpu = float(np.median(times["usable"])), float(np.median(times["cpu"]))
-        ours = in_child("memory_of_ours", large)["mib"]
-        plain = in_child("memory_of_plain", large)["mib"]
+        ours = of_subject("memory_of_ours", large)["mib"]
+        plain = of_subject("memory_of_plain", large)["mib"]
         rows += [
             at_most("label_usable_ms", usable, "ms", USABLE_MS),
             Row("label_usable_p95_ms", float(np.quantile(times["usable"], 0.95)), "ms"),
@@ -351,9 +327,4 @@ def run_overhead(data: str | None, say: Say) -> list[Row]:
 
 
 if __name__ == "__main__":
-    _job, _bundle, _onnx, _frames, _arguments = sys.argv[1:]
-    print(
-        json.dumps(
-            JOBS[_job]((Path(_bundle), Path(_onnx), Path(_frames)), **json.loads(_arguments))
-        )
-    )
+    serve(JOBS)

@@ -24,8 +24,15 @@ from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.runtime import open_runtime
 from edgeadapt.scenarios.corruptions import REPORTING, corrupt
+from edgeadapt_bench.datasets.image_dataset import (
+    SEVERITY,
+    ImageDataset,
+    Say,
+    bar,
+    load_dataset,
+    spread,
+)
 from edgeadapt_bench.datasets.lite0 import PIXELS, lite0_bundle, upscaled
-from edgeadapt_bench.datasets.material import SEVERITY, Material, Say, bar, load_material, spread
 from edgeadapt_bench.harness.measure import Row
 
 Kind = Literal["random", "two", "one"]
@@ -182,18 +189,18 @@ def run_detection(
     """False alarms, detection at severity 3, and what windows of new classes read.
 
     Args:
-        data: see ``load_material``. seeds: windows and corruptions. windows: per kind and seed.
+        data: see ``load_dataset``. seeds: windows and corruptions. windows: per kind and seed.
         conditions: shown.
         tuning: on the images and for the choices that are not reported.
         lite0: a foreign encoder beside it.
     """
-    material = load_material(data, tuning=tuning)
-    gate = Gate(material.program(), material.calibration.x, material.calibration.y)
-    known = material.known()
+    dataset = load_dataset(data, tuning=tuning)
+    gate = Gate(dataset.program(), dataset.calibration.x, dataset.calibration.y)
+    known = dataset.known()
     rows = _gate_rows("", gate, known.x, known.y, seeds, say, windows, conditions)
     if not tuning:
-        rows += _new_class_rows(gate, material, seeds, say, windows)
-    return rows + (_lite0_rows(material, seeds, say, windows) if lite0 else [])
+        rows += _new_class_rows(gate, dataset, seeds, say, windows)
+    return rows + (_lite0_rows(dataset, seeds, say, windows) if lite0 else [])
 
 
 def _gate_rows(
@@ -251,11 +258,11 @@ def _gate_rows(
 
 
 def _new_class_rows(
-    gate: Gate, material: Material, seeds: tuple[int, ...], say: Say, windows: int
+    gate: Gate, dataset: ImageDataset, seeds: tuple[int, ...], say: Say, windows: int
 ) -> list[Row]:
-    new = material.test.only(NEW)
+    new = dataset.test.only(NEW)
     looks = gate.look(new.x, new.y)
-    known = material.known()
+    known = dataset.known()
     rows = np.random.default_rng(0).permutation(min(len(known), len(new)))
     mixed = gate.look(
         np.concatenate([known.x[rows], new.x[rows]]),
@@ -280,13 +287,13 @@ def _new_class_rows(
     return result
 
 
-def _lite0_rows(material: Material, seeds: tuple[int, ...], say: Say, windows: int) -> list[Row]:
-    known, held = material.known(), material.calibration
+def _lite0_rows(dataset: ImageDataset, seeds: tuple[int, ...], say: Say, windows: int) -> list[Row]:
+    known, held = dataset.known(), dataset.calibration
     picked = np.random.default_rng(0).permutation(len(known))[:_LITE0_POOL]
     held_rows = np.random.default_rng(1).permutation(len(held))[:_LITE0_CALIBRATION]
     with tempfile.TemporaryDirectory(prefix="edgeadapt-lite0-") as folder:
         try:
-            bundle = lite0_bundle(material, Path(folder), say)
+            bundle = lite0_bundle(dataset, Path(folder), say)
         except RuntimeUnavailable as error:
             say(f"lite0: skipped: {error}")
             return []

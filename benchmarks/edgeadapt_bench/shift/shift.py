@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from edgeadapt.scenarios.corruptions import REPORTING, TUNING
-from edgeadapt_bench.datasets.material import Say, bar
+from edgeadapt_bench.datasets.image_dataset import Say, bar
 from edgeadapt_bench.harness import plots as pictures
 from edgeadapt_bench.harness.measure import Row
 from edgeadapt_bench.shift.shift_baselines import BARRED, CHOSEN, STEPPED, makers, rated
 from edgeadapt_bench.shift.shift_cost import Costs, costs
-from edgeadapt_bench.shift.shift_material import ShiftMaterial, ours
-from edgeadapt_bench.shift.shift_material import foreign as foreign_material
+from edgeadapt_bench.shift.shift_dataset import ShiftDataset, ours
+from edgeadapt_bench.shift.shift_dataset import foreign as foreign_dataset
 from edgeadapt_bench.shift.shift_members import member_rows
 from edgeadapt_bench.shift.shift_picture import draw
-from edgeadapt_bench.shift.shift_rate import RATES, AtRate, contender_at_rate, learner_at_rate
+from edgeadapt_bench.shift.shift_rate import RATES, AtRate, learner_at_rate, method_at_rate
 from edgeadapt_bench.shift.shift_runs import (
     ACTING,
     FROZEN,
@@ -58,10 +58,10 @@ class Plan:
         count: images per stream.
         single: of those that arrive one by one.
         tuning: per stream that chooses a rate.
-        severities: the first is judged; the others are shown for the first seed, to contenders with
+        severities: the first is judged; the others are shown for the first seed, to methods with
             published rates.
         is_judged: whether rows have targets. children: measure memory too.
-        only: these contenders; empty for all.
+        only: these methods; empty for all.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -127,74 +127,74 @@ def run_shift(
     """
     if plots is not None:
         pictures.check()
-    material = (
-        foreign_material(data, say) if foreign else ours(data, say, quick=quick, stress=not members)
+    dataset = (
+        foreign_dataset(data, say) if foreign else ours(data, say, quick=quick, stress=not members)
     )
     plan = QUICK if quick else FOREIGN if foreign else MEMBERS if members else Plan()
     plan = replace(plan, seeds=seeds or plan.seeds, count=count or plan.count)
     say(
-        f"shift: {material.card()}; {material.source}, {plan.count} images per stream, seeds"
+        f"shift: {dataset.card()}; {dataset.source}, {plan.count} images per stream, seeds"
         f" {', '.join(map(str, plan.seeds))}"
     )
     if members:
-        return member_rows(material, plan.seeds, plan.count, plan.conditions, plan.severities, say)
-    return compare(material, plan, say, plots)
+        return member_rows(dataset, plan.seeds, plan.count, plan.conditions, plan.severities, say)
+    return compare(dataset, plan, say, plots)
 
 
-def compare(material: ShiftMaterial, plan: Plan, say: Say, plots: str | None = None) -> list[Row]:
+def compare(dataset: ShiftDataset, plan: Plan, say: Say, plots: str | None = None) -> list[Row]:
     """All tables of one encoder."""
-    chosen = choose_rates(material, plan.tuning, say) if plan.tuning else {}
-    contenders = {
+    chosen = choose_rates(dataset, plan.tuning, say) if plan.tuning else {}
+    methods = {
         name: make
-        for name, make in makers(material.basis, chosen).items()
+        for name, make in makers(dataset.basis, chosen).items()
         if not plan.only or name in plan.only
     }
-    published = {name: make for name, make in contenders.items() if CHOSEN not in name}
+    published = {name: make for name, make in methods.items() if CHOSEN not in name}
     results = Results()
-    shown = {seed: Shown(material.test, plan.count, seed) for seed in plan.seeds}
+    shown = {seed: Shown(dataset.test, plan.count, seed) for seed in plan.seeds}
     for seed, images in shown.items():
         for severity in plan.severities if seed == plan.seeds[0] else plan.severities[:1]:
             for condition in plan.conditions:
-                oracle = oracle_of(material, images, condition, severity)
+                oracle = oracle_of(dataset, images, condition, severity)
                 for kind in KINDS:
                     stream = images.stream(kind, condition, severity)
                     results.all += show(
-                        material,
+                        dataset,
                         stream,
-                        contenders if severity == plan.severities[0] else published,
+                        methods if severity == plan.severities[0] else published,
                         seed,
                         oracle,
                     )
                     say(_line(results, stream.name, seed))
         for stream in images.stress(plan.conditions, plan.severities[0], plan.single):
-            results.all += show(material, stream, published, seed)
+            results.all += show(dataset, stream, published, seed)
             say(_line(results, stream.name, seed))
     rows = summarise(results, plan, say)
     stream = shown[plan.seeds[0]].stream("shuffled", plan.conditions[0], plan.severities[0])
-    spent = costs(material, stream, contenders, say, rounds=plan.rounds, children=plan.children)
+    spent = costs(dataset, stream, methods, say, rounds=plan.rounds, children=plan.children)
     rows += cost_rows(spent, judged=plan.is_judged) + rate_rows(
-        material, shown[plan.seeds[0]], plan, spent, say
+        dataset, shown[plan.seeds[0]], plan, spent, say
     )
     if plots is not None:
-        picture = Path(plots) / f"shift-{material.name}.png"
+        picture = Path(plots) / f"shift-{dataset.name}.png"
         say(f"shift: {draw(picture, results, plan.severities[0], _barred(results))}")
     return rows
 
 
-def choose_rates(material: ShiftMaterial, count: int, say: Say) -> dict[str, float]:
+def choose_rates(dataset: ShiftDataset, count: int, say: Say) -> dict[str, float]:
     """The best of three learning rates per method: mean accuracy on shuffled streams of the tuning
     corruptions at severity 3, of held-out images.
     """
-    images = Shown(material.tuning, count, 0)
+    images = Shown(dataset.tuning, count, 0)
     streams = [images.stream("shuffled", condition, 3) for condition in TUNING]
-    features = [material.program.encode(stream.x)[0] for stream in streams]
+    features = [dataset.program.encode(stream.x)[0] for stream in streams]
     chosen = {}
     for name, (make, rates) in STEPPED.items():
         marks = {
             rate: float(
                 np.mean(
                     [
-                        answer(make(material.basis, rate), stream, z).mean()
+                        answer(make(dataset.basis, rate), stream, z).mean()
                         for stream, z in zip(streams, features, strict=True)
                     ]
                 )
@@ -211,16 +211,16 @@ def choose_rates(material: ShiftMaterial, count: int, say: Say) -> dict[str, flo
 
 def _line(results: Results, stream: str, seed: int) -> str:
     found = [r for r in results.all if r.stream == stream and r.seed == seed]
-    steps = next(r.steps for r in found if r.contender == OURS)
+    steps = next(r.steps for r in found if r.method == OURS)
     return (
         f"{stream}, seed {seed}: "
-        + ", ".join(f"{r.contender} {r.accuracy:.1%}" for r in found)
+        + ", ".join(f"{r.method} {r.accuracy:.1%}" for r in found)
         + f"; {steps} refreshes"
     )
 
 
 def _barred(results: Results) -> list[str]:
-    return [name for name in results.contenders if name.removesuffix(CHOSEN) in BARRED]
+    return [name for name in results.methods if name.removesuffix(CHOSEN) in BARRED]
 
 
 def summarise(results: Results, plan: Plan, say: Say) -> list[Row]:
@@ -247,11 +247,7 @@ def summarise(results: Results, plan: Plan, say: Say) -> list[Row]:
                 results,
                 kind,
                 plan.severities[0],
-                [
-                    name
-                    for name in (FROZEN, OURS, ACTING, best, ORACLE)
-                    if name in results.contenders
-                ],
+                [name for name in (FROZEN, OURS, ACTING, best, ORACLE) if name in results.methods],
             )
         )
     return rows + lost + step_rows(results)
@@ -318,29 +314,29 @@ def cost_rows(spent: Costs, *, judged: bool) -> list[Row]:
 
 
 def rate_rows(
-    material: ShiftMaterial, images: Shown, plan: Plan, spent: Costs, say: Say
+    dataset: ShiftDataset, images: Shown, plan: Plan, spent: Costs, say: Say
 ) -> list[Row]:
     """Mean accuracy of shuffled streams that do not wait: first seed, first severity."""
     severity = plan.severities[0]
-    published = {name: make for name, make in rated(material.basis).items() if name in spent.time}
+    published = {name: make for name, make in rated(dataset.basis).items() if name in spent.time}
     found: dict[tuple[int, str], list[AtRate]] = {
         (k, name): [] for k in RATES for name in (OURS, *published)
     }
     without = []
     for condition in plan.conditions:
         stream = images.stream("shuffled", condition, severity)
-        z = material.program.encode(stream.x)[0]
-        frozen = material.head.logits(z).argmax(axis=1) == stream.y
+        z = dataset.program.encode(stream.x)[0]
+        frozen = dataset.head.logits(z).argmax(axis=1) == stream.y
         without.append(frozen.mean())
         for k in RATES:
             found[k, OURS].append(
                 learner_at_rate(
-                    material.acting, stream, frozen, spent.ours.observe, spent.ours.refresh, k
+                    dataset.acting, stream, frozen, spent.ours.observe, spent.ours.refresh, k
                 )
             )
             for name, make in published.items():
                 found[k, name].append(
-                    contender_at_rate(make(), stream, z, frozen, spent.time[name], k)
+                    method_at_rate(make(), stream, z, frozen, spent.time[name], k)
                 )
     rows, plain = [], float(np.mean(without))
     for (k, name), values in found.items():
@@ -357,6 +353,3 @@ def rate_rows(
             Row(f"rate_{k}x_else_frozen/{name}", strict, "accuracy", plain),
         ]
     return rows
-
-
-__all__ = ["Plan", "choose_rates", "compare", "run_shift"]

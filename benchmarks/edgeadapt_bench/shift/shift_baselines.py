@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from edgeadapt.host.encoders.networks import to_nchw
 from edgeadapt.scenarios.orders import batches
+from edgeadapt_bench.shift.shift_dataset import Basis, LinearHead
 from edgeadapt_bench.shift.shift_feature_baselines import (
     FAST,
     PUBLISHED_BATCH,
@@ -44,7 +45,6 @@ from edgeadapt_bench.shift.shift_feature_baselines import (
     Lame,
     T3a,
 )
-from edgeadapt_bench.shift.shift_material import Basis, LinearHead
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -52,7 +52,7 @@ MARGIN, REDUNDANT, FISHER_IMAGES = 0.4, 0.4, 2000
 RHO, RESET, SAR_RATE = 0.05, 0.2, 2.5e-4
 
 
-class Contender(Protocol):
+class ShiftMethod(Protocol):
     """``name``; ``steps``: how often it has changed itself."""
 
     name: str
@@ -63,13 +63,13 @@ class Contender(Protocol):
         ...
 
 
-class Rated(Contender, Protocol):
+class Rated(ShiftMethod, Protocol):
     """One that can also answer without changing itself, as it is obliged to while it is busy."""
 
     def read(self, x: NDArray[np.uint8]) -> I64: ...
 
 
-Maker = Callable[[], Contender]
+Maker = Callable[[], ShiftMethod]
 
 
 class Normed(nn.Module):
@@ -319,21 +319,3 @@ def entropy(logits: Tensor) -> Tensor:
 def _slots(logits: Tensor) -> I64:
     slots: I64 = logits.detach().argmax(1).numpy()
     return slots
-
-
-__all__ = [
-    "BARRED",
-    "CHOSEN",
-    "PUBLISHED",
-    "STEPPED",
-    "BatchStatistics",
-    "Contender",
-    "Eata",
-    "Maker",
-    "Normed",
-    "Rated",
-    "Sar",
-    "Tent",
-    "makers",
-    "rated",
-]

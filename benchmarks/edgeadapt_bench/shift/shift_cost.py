@@ -25,13 +25,14 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.runtime import open_runtime
 from edgeadapt.scenarios.environment import resident_mib
 from edgeadapt.scenarios.orders import batches
-from edgeadapt_bench.datasets.material import BATCH, open_quick
-from edgeadapt_bench.harness.child import answer, in_child
+from edgeadapt_bench.datasets.image_dataset import BATCH, open_quick
+from edgeadapt_bench.harness.child.job_server import serve
 from edgeadapt_bench.harness.measure import Say, paired
+from edgeadapt_bench.harness.process import in_child
 
 if TYPE_CHECKING:
-    from edgeadapt_bench.shift.shift_baselines import Contender, Maker
-    from edgeadapt_bench.shift.shift_material import ShiftMaterial
+    from edgeadapt_bench.shift.shift_baselines import Maker, ShiftMethod
+    from edgeadapt_bench.shift.shift_dataset import ShiftDataset
     from edgeadapt_bench.shift.shift_streams import Stream
 
 PLAIN = "plain"
@@ -76,7 +77,7 @@ class Costs:
 
 
 def costs(
-    material: ShiftMaterial,
+    dataset: ShiftDataset,
     stream: Stream,
     makers: dict[str, Maker],
     say: Say,
@@ -84,19 +85,19 @@ def costs(
     rounds: int = 4,
     children: bool = True,
 ) -> Costs:
-    """Measure all contenders on a stream that is shifted, shuffled."""
-    spent = {name: _multiple(material, stream, make(), rounds) for name, make in makers.items()}
+    """Measure all methods on a stream that is shifted, shuffled."""
+    spent = {name: _multiple(dataset, stream, make(), rounds) for name, make in makers.items()}
     for name, value in spent.items():
         say(f"time, {name}: {value:.2f} x plain inference")
     with tempfile.TemporaryDirectory(prefix="edgeadapt-shift-") as folder:
-        memory = _memories(material, stream, list(makers), Path(folder)) if children else {}
+        memory = _memories(dataset, stream, list(makers), Path(folder)) if children else {}
     for name, value in memory.items():
         say(
             f"memory, {name}: {value:.1f}"
             if name.endswith("_mib")
             else f"memory, {name}: {value:.3f} x"
         )
-    ours = learner_cost(material.acting, stream.x, rounds=rounds, memory=memory)
+    ours = learner_cost(dataset.acting, stream.x, rounds=rounds, memory=memory)
     say(
         f"time, edgeadapt: {ours.whole:.2f} x plain inference under shift, {ours.observe:.2f} x"
         f" without a refresh, {ours.between:.3f} x between refreshes against the factory; a refresh"
@@ -165,7 +166,7 @@ def _plain(program: Program) -> Callable[[NDArray[np.uint8]], NDArray[Any]]:
     return run
 
 
-def _multiple(material: ShiftMaterial, stream: Stream, contender: Contender, rounds: int) -> float:
+def _multiple(dataset: ShiftDataset, stream: Stream, method: ShiftMethod, rounds: int) -> float:
     """Features are part of every inference: a method that works on them pays for torch's encoder
     and for itself.
     """
@@ -173,28 +174,26 @@ def _multiple(material: ShiftMaterial, stream: Stream, contender: Contender, rou
 
     from edgeadapt_bench.shift.shift_baselines import Normed, images
 
-    parts = [
-        (stream.x[rows], material.program.encode(stream.x[rows])[0]) for rows in stream.parts()
-    ]
-    encoder = material.encoder
+    parts = [(stream.x[rows], dataset.program.encode(stream.x[rows])[0]) for rows in stream.parts()]
+    encoder = dataset.encoder
 
     def plain(i: int) -> object:
         with torch.no_grad():
-            return material.head.logits(encoder(images(parts[i % len(parts)][0])).numpy())
+            return dataset.head.logits(encoder(images(parts[i % len(parts)][0])).numpy())
 
-    own, bare = paired(lambda i: contender.predict(*parts[i % len(parts)]), plain, rounds, block=4)
+    own, bare = paired(lambda i: method.predict(*parts[i % len(parts)]), plain, rounds, block=4)
     multiple = float(np.median(own) / np.median(bare))
-    return multiple if isinstance(getattr(contender, "network", None), Normed) else 1.0 + multiple
+    return multiple if isinstance(getattr(method, "network", None), Normed) else 1.0 + multiple
 
 
 # -- memory, in processes of their own -------------------------------------------------------------
 def _memories(
-    material: ShiftMaterial, stream: Stream, names: list[str], folder: Path
+    dataset: ShiftDataset, stream: Stream, names: list[str], folder: Path
 ) -> dict[str, float]:
     import torch
 
-    torch.save(material.basis, folder / "basis.pt")
-    frames, path = folder / "frames.npy", str(material.acting.path)
+    torch.save(dataset.basis, folder / "basis.pt")
+    frames, path = folder / "frames.npy", str(dataset.acting.path)
     np.save(frames, stream.x[: 8 * stream.batch])
     shared = {"frames": str(frames)}
     peaks = {
@@ -241,15 +240,15 @@ def _published(name: str, basis: str, batch: int, frames: str) -> dict[str, Any]
                 given.head.logits(given.encoder(images(x[rows])).numpy())
         return {"peak": peak_mib()}
     rates = {key: rates[-1] for key, (_, rates) in STEPPED.items() if rates[-1] != PUBLISHED[key]}
-    contender = makers(given, rates)[name]()
+    method = makers(given, rates)[name]()
     for rows in batches(len(x), batch):
         with torch.no_grad():
             z = (
                 np.zeros((0, 0), np.float32)
-                if hasattr(contender, "network")
+                if hasattr(method, "network")
                 else given.encoder(images(x[rows])).numpy()
             )
-        contender.predict(x[rows], z)
+        method.predict(x[rows], z)
     return {"peak": peak_mib()}
 
 
@@ -300,4 +299,4 @@ def peak_while(run: Callable[[], object]) -> float:
 JOBS = {"published": _published, "learner": _learner, "bare": _bare}
 
 if __name__ == "__main__":
-    answer(JOBS)
+    serve(JOBS)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.device.numerics.softmax import softmax
-from edgeadapt_bench.shift.shift_material import Basis
+from edgeadapt_bench.shift.shift_dataset import Basis
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -118,6 +118,3 @@ class FeatureMoments:
 def _entropy(chance: F32) -> F32:
     result: F32 = -(chance * np.log(np.maximum(chance, 1e-12))).sum(axis=1)
     return result
-
-
-__all__ = ["FAST", "PUBLISHED_BATCH", "SLOW", "FeatureMoments", "Lame", "T3a"]

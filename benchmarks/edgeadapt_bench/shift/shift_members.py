@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from edgeadapt.errors import EdgeadaptError
-from edgeadapt_bench.datasets.material import Say, spread
+from edgeadapt_bench.datasets.image_dataset import Say, spread
 from edgeadapt_bench.harness.measure import Row, absent
 from edgeadapt_bench.shift.shift_cost import learner_cost
-from edgeadapt_bench.shift.shift_material import ShiftMaterial, with_method
+from edgeadapt_bench.shift.shift_dataset import ShiftDataset, with_method
 from edgeadapt_bench.shift.shift_runs import FROZEN, Result, Results, learn
 from edgeadapt_bench.shift.shift_streams import Shown, Stream
 from edgeadapt_bench.shift.shift_summary import losses
@@ -28,7 +28,7 @@ KINDS = ("shuffled", "sorted")
 
 
 def member_rows(
-    material: ShiftMaterial,
+    dataset: ShiftDataset,
     seeds: tuple[int, ...],
     count: int,
     conditions: tuple[str, ...],
@@ -38,12 +38,12 @@ def member_rows(
     """Accuracy, worst loss and refresh cost per method; which settings Hebbian learning wins."""
     from edgeadapt.host.methods.adaptations import NAMES
 
-    shown = {seed: Shown(material.test, count, seed) for seed in seeds}
+    shown = {seed: Shown(dataset.test, count, seed) for seed in seeds}
     results, rows = Results(), []
     for name in (*NAMES, SMOOTHED):
         method, _, smooth = name.partition(", ")
         try:
-            member = with_method(material, method, say, smooth=smooth or "none")
+            member = with_method(dataset, method, say, smooth=smooth or "none")
             _run(member, name, shown, conditions, severities, results)
             found = learner_cost(
                 member.bundle,
@@ -58,13 +58,11 @@ def member_rows(
         rows += _rows_of(
             name, results, severities, found.refresh_ms, found.refresh_batches, found.between, say
         )
-    return rows + hebbian_rows(
-        results, [name for name in results.contenders if name != FROZEN], say
-    )
+    return rows + hebbian_rows(results, [name for name in results.methods if name != FROZEN], say)
 
 
 def _run(
-    member: ShiftMaterial,
+    member: ShiftDataset,
     name: str,
     shown: dict[int, Shown],
     conditions: tuple[str, ...],
@@ -132,11 +130,11 @@ def hebbian_rows(results: Results, names: list[str], say: Say) -> list[Row]:
     paired difference over each of ``BESIDE``.
     """
     rows = []
-    rivals = [name for name in BESIDE if name in names]
-    for name in [name for name in names if "hebb" in name and rivals]:
+    baselines = [name for name in BESIDE if name in names]
+    for name in [name for name in names if "hebb" in name and baselines]:
         won, margins = [], []
         for mine in sorted(dict.fromkeys(r.stream for r in results.of(name, clean=True))):
-            gaps = [_paired(results, name, rival, mine) for rival in rivals]
+            gaps = [_paired(results, name, baseline, mine) for baseline in baselines]
             margins.append(min(mean for mean, _ in gaps))
             if all(mean > WINS * error for mean, error in gaps):
                 won.append(f"{mine} ({min(mean for mean, _ in gaps):+.1%})")
@@ -144,27 +142,24 @@ def hebbian_rows(results: Results, names: list[str], say: Say) -> list[Row]:
             Row(
                 f"settings_won/{name}",
                 float(len(won)),
-                f"of {len(margins)} settings, over {' and '.join(rivals)}",
+                f"of {len(margins)} settings, over {' and '.join(baselines)}",
             )
         )
         say(
-            f"{name} wins {len(won)} of {len(margins)} settings over {' and '.join(rivals)}"
+            f"{name} wins {len(won)} of {len(margins)} settings over {' and '.join(baselines)}"
             + (f": {', '.join(won)}" if won else "; it found none")
             + f"; margin {spread(margins)}"
         )
     return rows
 
 
-def _paired(results: Results, name: str, rival: str, stream: str) -> tuple[float, float]:
+def _paired(results: Results, name: str, baseline: str, stream: str) -> tuple[float, float]:
     """Mean difference per image and its standard error."""
     mine, theirs = (
         np.concatenate([r.right for r in results.of(who, clean=True) if r.stream == stream]).astype(
             np.float64
         )
-        for who in (name, rival)
+        for who in (name, baseline)
     )
     change = mine - theirs
     return float(change.mean()), float(change.std() / np.sqrt(len(change)))
-
-
-__all__ = ["hebbian_rows", "member_rows"]

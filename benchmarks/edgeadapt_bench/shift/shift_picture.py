@@ -97,6 +97,3 @@ def _accuracy(results: Results, name: str, kind: str, severity: int, condition: 
     return 100 * float(
         np.mean([r.accuracy for r in results.of(name, kind, severity) if r.condition == condition])
     )
-
-
-__all__ = ["draw"]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgeadapt.bundle import Bundle
 from edgeadapt.scenarios.orders import batches
 from edgeadapt.scenarios.refitted_head import as_slots
-from edgeadapt_bench.datasets.material import BATCH, open_quick
+from edgeadapt_bench.datasets.image_dataset import BATCH, open_quick
 from edgeadapt_bench.shift.shift_baselines import Rated
 from edgeadapt_bench.shift.shift_streams import Stream
 
@@ -70,8 +70,8 @@ def at_rate(
     )
 
 
-def contender_at_rate(
-    contender: Rated,
+def method_at_rate(
+    method: Rated,
     stream: Stream,
     z: NDArray[np.float32],
     frozen: Marks,
@@ -82,11 +82,11 @@ def contender_at_rate(
     parts = stream.parts()
 
     def step(k: int) -> tuple[Marks, float]:
-        return contender.predict(stream.x[parts[k]], z[parts[k]]) == stream.y[parts[k]], cost
+        return method.predict(stream.x[parts[k]], z[parts[k]]) == stream.y[parts[k]], cost
 
     return at_rate(
         step,
-        lambda k: contender.read(stream.x[parts[k]]) == stream.y[parts[k]],
+        lambda k: method.read(stream.x[parts[k]]) == stream.y[parts[k]],
         [frozen[rows] for rows in parts],
         interval,
     )
@@ -119,6 +119,3 @@ def learner_at_rate(
             [frozen[rows] for rows in parts],
             interval,
         )
-
-
-__all__ = ["RATES", "AtRate", "at_rate", "contender_at_rate", "learner_at_rate"]

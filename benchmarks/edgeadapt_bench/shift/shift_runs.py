@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from edgeadapt.bundle import Bundle
 from edgeadapt.scenarios.orders import batches
 from edgeadapt.scenarios.refitted_head import RefittedHead, as_slots
-from edgeadapt_bench.datasets.material import BATCH, open_quick
-from edgeadapt_bench.shift.shift_baselines import Contender, Maker
-from edgeadapt_bench.shift.shift_material import ShiftMaterial
+from edgeadapt_bench.datasets.image_dataset import BATCH, open_quick
+from edgeadapt_bench.shift.shift_baselines import Maker, ShiftMethod
+from edgeadapt_bench.shift.shift_dataset import ShiftDataset
 from edgeadapt_bench.shift.shift_streams import Shown, Stream
 
 FROZEN, ORACLE, OURS = "frozen", "oracle", "edgeadapt"
@@ -33,7 +33,7 @@ class Result:
         steps: how often it changed itself; for the learner, refreshes.
     """
 
-    contender: str
+    method: str
     kind: str
     condition: str
     severity: int
@@ -58,7 +58,7 @@ class Results:
 
     def of(
         self,
-        contender: str,
+        method: str,
         kind: str | None = None,
         severity: int | None = None,
         seed: int | None = None,
@@ -69,30 +69,30 @@ class Results:
         return [
             r
             for r in self.all
-            if r.contender == contender
+            if r.method == method
             and kind in (None, r.kind)
             and severity in (None, r.severity)
             and seed in (None, r.seed)
             and (clean or r.condition != "clean")
         ]
 
-    def mean(self, contender: str, kind: str, severity: int, seed: int | None = None) -> float:
-        return float(np.mean([r.accuracy for r in self.of(contender, kind, severity, seed)]))
+    def mean(self, method: str, kind: str, severity: int, seed: int | None = None) -> float:
+        return float(np.mean([r.accuracy for r in self.of(method, kind, severity, seed)]))
 
     @property
-    def contenders(self) -> list[str]:
-        return list(dict.fromkeys(r.contender for r in self.all))
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(r.method for r in self.all))
 
     def shown(self, kind: str, severity: int) -> tuple[list[str], list[int]]:
         """Contenders and seeds of an order and severity."""
         found = [r for r in self.all if (r.kind, r.severity) == (kind, severity)]
-        return list(dict.fromkeys(r.contender for r in found)), sorted({r.seed for r in found})
+        return list(dict.fromkeys(r.method for r in found)), sorted({r.seed for r in found})
 
 
-def answer(contender: Contender, stream: Stream, z: NDArray[np.float32]) -> Marks:
+def answer(method: ShiftMethod, stream: Stream, z: NDArray[np.float32]) -> Marks:
     """Every batch in turn."""
     return np.concatenate(
-        [contender.predict(stream.x[rows], z[rows]) == stream.y[rows] for rows in stream.parts()]
+        [method.predict(stream.x[rows], z[rows]) == stream.y[rows] for rows in stream.parts()]
     )
 
 
@@ -113,7 +113,7 @@ def learn(bundle: Bundle, stream: Stream) -> tuple[Marks, int]:
 
 
 def show(
-    material: ShiftMaterial,
+    dataset: ShiftDataset,
     stream: Stream,
     makers: Mapping[str, Maker],
     seed: int,
@@ -122,41 +122,27 @@ def show(
     """Frozen, the learner (and made to act, if its card does not let it), each of ``makers``, and
     the oracle where there is one.
     """
-    z = material.program.encode(stream.x)[0]
+    z = dataset.program.encode(stream.x)[0]
     found: list[tuple[str, Marks, int]] = [
-        (FROZEN, material.head.logits(z).argmax(axis=1) == stream.y, 0),
-        (OURS, *learn(material.bundle, stream)),
+        (FROZEN, dataset.head.logits(z).argmax(axis=1) == stream.y, 0),
+        (OURS, *learn(dataset.bundle, stream)),
     ]
     if oracle is not None:
         found.append((ORACLE, oracle.predict(z) == stream.y, 0))
-    if material.acting is not material.bundle:
-        found.append((ACTING, *learn(material.acting, stream)))
+    if dataset.acting is not dataset.bundle:
+        found.append((ACTING, *learn(dataset.acting, stream)))
     for name, make in makers.items():
-        contender = make()
-        found.append((name, answer(contender, stream, z), contender.steps))
+        method = make()
+        found.append((name, answer(method, stream, z), method.steps))
     return [
         Result(name, stream.kind, stream.condition, stream.severity, seed, right, steps)
         for name, right, steps in found
     ]
 
 
-def oracle_of(material: ShiftMaterial, shown: Shown, condition: str, severity: int) -> RefittedHead:
+def oracle_of(dataset: ShiftDataset, shown: Shown, condition: str, severity: int) -> RefittedHead:
     """The bundle's kind of head refitted with 1,000 labels of the condition, on the frozen
     encoder's features.
     """
-    z = material.program.encode(shown.oracle_x(condition, severity))[0]
-    return RefittedHead(z, shown.oracle_y, len(material.test.classes))
-
-
-__all__ = [
-    "ACTING",
-    "FROZEN",
-    "ORACLE",
-    "OURS",
-    "Result",
-    "Results",
-    "answer",
-    "learn",
-    "oracle_of",
-    "show",
-]
+    z = dataset.program.encode(shown.oracle_x(condition, severity))[0]
+    return RefittedHead(z, shown.oracle_y, len(dataset.test.classes))

@@ -1,7 +1,7 @@
 """The streams of ``bench shift``: one set of images per condition, in several orders, and the
 stress list beyond them.
 
-All conditions of a seed show the same images, so contenders, orders and conditions are compared on
+All conditions of a seed show the same images, so methods, orders and conditions are compared on
 equal terms; 1,000 other images give the oracle its labels.
 """
 
@@ -120,6 +120,3 @@ class Shown:
         return Stream(
             "drift", f"{pair[0]}-{pair[1]}", severity, np.concatenate(xs), np.concatenate(ys)
         )
-
-
-__all__ = ["BATCH", "ORACLE", "Shown", "Stream"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgeadapt.scenarios.refitted_head import recovery
-from edgeadapt_bench.datasets.material import bar, spread
+from edgeadapt_bench.datasets.image_dataset import bar, spread
 from edgeadapt_bench.harness.measure import Row
 from edgeadapt_bench.shift.shift_runs import ACTING, FROZEN, ORACLE, OURS, Result, Results
 
@@ -109,7 +109,7 @@ def best_of(results: Results, kind: str, severity: int, names: Sequence[str]) ->
 
 def share_of_means(
     results: Results,
-    contender: str,
+    method: str,
     kind: str,
     severity: int,
     seed: int | None = None,
@@ -126,15 +126,15 @@ def share_of_means(
                 for r in results.of(name, kind, severity, seed)
             ]
         )
-        for name in (contender, FROZEN, ORACLE)
+        for name in (method, FROZEN, ORACLE)
     ]
     return recovery(*map(float, means))
 
 
-def share_of_streams(results: Results, contender: str, kind: str, severity: int) -> float:
+def share_of_streams(results: Results, method: str, kind: str, severity: int) -> float:
     """Mean over streams whose gap is at least two points: below that a share is noise."""
     triples = zip(
-        *(results.of(name, kind, severity) for name in (contender, FROZEN, ORACLE)), strict=True
+        *(results.of(name, kind, severity) for name in (method, FROZEN, ORACLE)), strict=True
     )
     shares = [
         recovery(a.accuracy, f.accuracy, o.accuracy)
@@ -144,19 +144,17 @@ def share_of_streams(results: Results, contender: str, kind: str, severity: int)
     return float(np.mean(shares)) if shares else 0.0
 
 
-def losses(results: Results, contender: str) -> dict[str, list[float]]:
+def losses(results: Results, method: str) -> dict[str, list[float]]:
     """Per stream, accuracy lost against the frozen model on the same images, one value per seed."""
     found: dict[str, list[float]] = {}
-    for mine, frozen in zip(
-        results.of(contender, clean=True), _beside(results, contender), strict=True
-    ):
+    for mine, frozen in zip(results.of(method, clean=True), _beside(results, method), strict=True):
         found.setdefault(mine.stream, []).append(frozen.accuracy - mine.accuracy)
     return found
 
 
-def _beside(results: Results, contender: str) -> list[Result]:
+def _beside(results: Results, method: str) -> list[Result]:
     frozen = {(r.stream, r.seed): r for r in results.of(FROZEN, clean=True)}
-    return [frozen[r.stream, r.seed] for r in results.of(contender, clean=True)]
+    return [frozen[r.stream, r.seed] for r in results.of(method, clean=True)]
 
 
 def loss_rows(results: Results, *, judged: bool) -> tuple[list[Row], list[str]]:
@@ -164,7 +162,7 @@ def loss_rows(results: Results, *, judged: bool) -> tuple[list[Row], list[str]]:
     on its worst streams.
     """
     rows, lines = [], []
-    for name in [name for name in results.contenders if name not in (FROZEN, ORACLE)]:
+    for name in [name for name in results.methods if name not in (FROZEN, ORACLE)]:
         found = losses(results, name)
         worst = max(found, key=lambda stream: max(found[stream]))
         rows.append(
@@ -204,7 +202,7 @@ def _by_kind(name: str, found: dict[str, list[float]]) -> list[Row]:
 def step_rows(results: Results) -> list[Row]:
     """How often each changed itself per 1,000 images."""
     rows = []
-    for name in [name for name in results.contenders if name not in (FROZEN, ORACLE)]:
+    for name in [name for name in results.methods if name not in (FROZEN, ORACLE)]:
         seen = results.of(name, "shuffled") + results.of(name, "sorted")
         rows.append(
             Row(
@@ -216,12 +214,12 @@ def step_rows(results: Results) -> list[Row]:
     return rows
 
 
-def per_condition(results: Results, kind: str, severity: int, contenders: Sequence[str]) -> str:
+def per_condition(results: Results, kind: str, severity: int, methods: Sequence[str]) -> str:
     """A Markdown table: a line per corruption, accuracy in percent over seeds."""
     conditions = list(dict.fromkeys(r.condition for r in results.of(FROZEN, kind, severity)))
     lines = [
-        "| " + " | ".join([f"{kind}, severity {severity}", *contenders]) + " |",
-        "|---" * (1 + len(contenders)) + "|",
+        "| " + " | ".join([f"{kind}, severity {severity}", *methods]) + " |",
+        "|---" * (1 + len(methods)) + "|",
     ]
     table = {
         name: {
@@ -230,30 +228,17 @@ def per_condition(results: Results, kind: str, severity: int, contenders: Sequen
             )
             for c in conditions
         }
-        for name in contenders
+        for name in methods
     }
     for condition in conditions:
         lines.append(
             f"| {condition} | "
-            + " | ".join(f"{100 * table[name][condition]:.1f}" for name in contenders)
+            + " | ".join(f"{100 * table[name][condition]:.1f}" for name in methods)
             + " |"
         )
     lines.append(
         "| **mean** | "
-        + " | ".join(f"**{100 * results.mean(name, kind, severity):.1f}**" for name in contenders)
+        + " | ".join(f"**{100 * results.mean(name, kind, severity):.1f}**" for name in methods)
         + " |"
     )
     return "\n".join(lines)
-
-
-__all__ = [
-    "COST",
-    "best_of",
-    "gap_rows",
-    "loss_rows",
-    "losses",
-    "per_condition",
-    "share_of_means",
-    "share_of_streams",
-    "step_rows",
-]

@@ -6,25 +6,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from edgeadapt_bench.harness._step_race import Entrant
-from edgeadapt_bench.steps import _step_material as material
+from edgeadapt_bench.harness.step_race import Entrant
+from edgeadapt_bench.steps import _step_inputs as step_inputs
 
 _WORKER = "edgeadapt_bench.steps._step_worker_"
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured: rounds, and steps per turn."""
-
-    rounds: int
-    block: int
-
-
 def ours(
-    prepared: material.Prepared, name: str = "edgeadapt", graph: Path | None = None
+    prepared: step_inputs.Prepared, name: str = "edgeadapt", graph: Path | None = None
 ) -> Entrant:
     """Our runtime on a prepared graph, or on another file."""
     return Entrant(
@@ -48,6 +39,3 @@ def torch_entrants(which: Mapping[str, str], cache: Path) -> list[Entrant]:
 
 def floor() -> Entrant:
     return Entrant("floor", (sys.executable, "-m", f"{_WORKER}floor"), is_checked=False)
-
-
-__all__ = ["Effort", "floor", "ours", "torch_entrants"]

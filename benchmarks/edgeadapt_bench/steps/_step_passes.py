@@ -12,11 +12,11 @@ import numpy as np
 from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.compile.rewrite import PASSES, without_passes
-from edgeadapt_bench.harness._step_race import race
 from edgeadapt_bench.harness.measure import Row, Say, absent
-from edgeadapt_bench.steps import _step_material as material
+from edgeadapt_bench.harness.step_race import Effort, race
+from edgeadapt_bench.steps import _step_inputs as step_inputs
 from edgeadapt_bench.steps import adaptor_step, entropy_step
-from edgeadapt_bench.steps._step_entrants import Effort, ours
+from edgeadapt_bench.steps._step_entrants import ours
 
 ALL, NONE = "all", "none"
 BATCHES = (1, 8, 32)
@@ -37,7 +37,7 @@ def run_passes(say: Say, effort: Effort) -> list[Row]:
     for batch in BATCHES:
         say(f"passes: batch {batch}")
         with tempfile.TemporaryDirectory() as scratch:
-            prepared = material.adaptor(Path(scratch) / "adaptor", batch)
+            prepared = step_inputs.adaptor(Path(scratch) / "adaptor", batch)
             counts, medians = _race_variants(prepared, batch, effort, say)
         for name, count in counts.items():
             nodes.setdefault(name, {})[batch] = count
@@ -67,7 +67,7 @@ def _sparing_rows(say: Say) -> list[Row]:
     say(f"passes: entropy step, batch {ENTROPY_BATCH}")
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            prepared = material.entropy(Path(scratch) / "entropy", ENTROPY_BATCH)
+            prepared = step_inputs.entropy(Path(scratch) / "entropy", ENTROPY_BATCH)
         except RuntimeUnavailable as error:
             return [
                 absent(f"pass_{what}/{name}/entropy/b{ENTROPY_BATCH}", str(error))
@@ -93,13 +93,7 @@ def _sparing_rows(say: Say) -> list[Row]:
             sizes[name] = len(graph.model)
             entrants.append(ours(prepared, name, file))
         results, _ = race(
-            entrants,
-            prepared.folder,
-            prepared.reference,
-            rounds=2,
-            block=4,
-            say=say,
-            needed=[ALL, *SPARING],
+            entrants, prepared.folder, prepared.reference, Effort(2, 4), say, [ALL, *SPARING]
         )
     rows = []
     for name in SPARING:
@@ -121,7 +115,7 @@ def _sparing_rows(say: Say) -> list[Row]:
 
 
 def _race_variants(
-    prepared: material.Prepared, batch: int, effort: Effort, say: Say
+    prepared: step_inputs.Prepared, batch: int, effort: Effort, say: Say
 ) -> tuple[dict[str, int], dict[str, np.ndarray]]:
     learn, make_ports, tensors = adaptor_step.step()
     counts, entrants = {ALL: prepared.nodes}, [ours(prepared, ALL)]
@@ -144,15 +138,7 @@ def _race_variants(
         counts[name] = graph.nodes
         entrants.append(ours(prepared, name, file))
     names = [entrant.name for entrant in entrants]
-    results, _ = race(
-        entrants,
-        prepared.folder,
-        prepared.reference,
-        rounds=effort.rounds,
-        block=effort.block,
-        say=say,
-        needed=names,
-    )
+    results, _ = race(entrants, prepared.folder, prepared.reference, effort, say, names)
     return counts, {name: results[name].medians for name in names}
 
 

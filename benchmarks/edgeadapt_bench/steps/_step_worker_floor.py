@@ -19,7 +19,8 @@ import onnx
 import onnxruntime
 import torch
 
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import StepInputs, steps_of
 
 _TRIALS, _CALLS = 5, 20
 
@@ -27,10 +28,10 @@ _TRIALS, _CALLS = 5, 20
 class Floor:
     """A step that learns nothing: it has no loss and no parameters to compare."""
 
-    def __init__(self, material: Material) -> None:
-        settings = material.settings
+    def __init__(self, step_inputs: StepInputs) -> None:
+        settings = step_inputs.settings
         width, inner, classes = settings["width"], settings["bottleneck"], settings["classes"]
-        batch = len(material.inputs["y"][0])
+        batch = len(step_inputs.inputs["y"][0])
         shapes = [(batch, width, inner), (batch, inner, width), (batch, width, classes)]
         products = (
             [(b, k, n) for b, k, n in shapes]
@@ -53,7 +54,7 @@ class Floor:
         seconds = {name: _seconds(way) for name, way in ways.items()}
         name = min(seconds, key=seconds.__getitem__)
         self.multiply = ways[name]
-        count = sum(value.size for value in material.start.values())
+        count = sum(value.size for value in step_inputs.start.values())
         self.values, self.slopes, self.velocity = (torch.zeros(count) for _ in range(3))
         self.arguments = {
             "weight_decay": 0.0,
@@ -147,4 +148,4 @@ def _seconds(run: Callable[[], object]) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with torch.no_grad():
-        serve(Floor)
+        serve(steps_of(Floor))

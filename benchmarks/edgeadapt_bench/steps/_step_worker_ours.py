@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.runtime import GraphFile, open_runtime
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import StepInputs, steps_of
 
 
 class Ours:
@@ -29,13 +30,15 @@ class Ours:
         file: a graph instead of the material's.
     """
 
-    def __init__(self, material: Material, file: Path | None = None) -> None:
+    def __init__(self, step_inputs: StepInputs, file: Path | None = None) -> None:
         from safetensors.numpy import load_file
 
-        frozen_file = material.folder / "frozen.safetensors"
+        frozen_file = step_inputs.folder / "frozen.safetensors"
         frozen: Mapping[str, NDArray[Any]] = load_file(frozen_file) if frozen_file.is_file() else {}
         graph = GraphFile(
-            "step", (file or material.folder / material.settings["graph"]).read_bytes(), frozen
+            "step",
+            (file or step_inputs.folder / step_inputs.settings["graph"]).read_bytes(),
+            frozen,
         )
         self.runtime = open_runtime()
         started = time.perf_counter()
@@ -44,9 +47,9 @@ class Ours:
             "session_ms": 1e3 * (time.perf_counter() - started),
             "graph_bytes": len(graph.model),
         }
-        self.inputs = [material.at(index) for index in range(material.count)]
-        self.output = material.settings["loss"]
-        with np.load(material.folder / "state.npz") as given:
+        self.inputs = [step_inputs.at(index) for index in range(step_inputs.count)]
+        self.output = step_inputs.settings["loss"]
+        with np.load(step_inputs.folder / "state.npz") as given:
             self.start = {name: given[name] for name in given.files}
         self.reset()
 
@@ -64,4 +67,4 @@ class Ours:
 
 
 if __name__ == "__main__":
-    serve(partial(Ours, file=Path(sys.argv[1])) if len(sys.argv) > 1 else Ours)
+    serve(steps_of(partial(Ours, file=Path(sys.argv[1])) if len(sys.argv) > 1 else Ours))

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgeadapt_bench.steps.peers.step_protocol import Material, serve
+from edgeadapt_bench.harness.child.job_server import serve
+from edgeadapt_bench.harness.child.step_protocol import StepInputs, steps_of
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -100,17 +101,17 @@ class Lite0Entropy(nn.Module):
         return {"norms.affine": torch.cat([value.detach() for value in (*gains, *offsets)]).numpy()}
 
 
-def network(material: Material) -> Adaptor | Lite0Entropy:
+def network(step_inputs: StepInputs) -> Adaptor | Lite0Entropy:
     """The network of a material, at its starting parameters."""
-    settings = material.settings
+    settings = step_inputs.settings
     if settings["step"] == "adaptor":
         made: Adaptor | Lite0Entropy = Adaptor(
             settings["width"], settings["bottleneck"], settings["classes"], settings["eps"]
         )
     else:
-        with np.load(material.folder / "head.npz") as head:
+        with np.load(step_inputs.folder / "head.npz") as head:
             made = Lite0Entropy(torch.from_numpy(head["weight"]), torch.from_numpy(head["bias"]))
-    made.load(material.start)
+    made.load(step_inputs.start)
     return made
 
 
@@ -124,22 +125,22 @@ class Eager:
 
     def __init__(
         self,
-        material: Material,
+        step_inputs: StepInputs,
         *,
         is_fused: bool = False,
         is_channels_last: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.facts: dict[str, Any] = {"torch": torch.__version__}
-        self.material = material
-        self.network = network(material).to(dtype)
+        self.step_inputs = step_inputs
+        self.network = network(step_inputs).to(dtype)
         form = torch.channels_last if is_channels_last else torch.contiguous_format
         if is_channels_last:
             self.network.to(memory_format=form)
         self.trained = [
             parameter for parameter in self.network.parameters() if parameter.requires_grad
         ]
-        given = [material.at(index) for index in range(material.count)]
+        given = [step_inputs.at(index) for index in range(step_inputs.count)]
         self.inputs = [
             [_placed(torch.from_numpy(value), dtype, form) for value in inputs.values()]
             for inputs in given
@@ -148,8 +149,8 @@ class Eager:
         self.reset()
 
     def reset(self) -> None:
-        self.network.load(self.material.start)
-        settings = self.material.settings
+        self.network.load(self.step_inputs.start)
+        settings = self.step_inputs.settings
         self.optimiser = torch.optim.SGD(
             self.trained, settings["learning_rate"], settings["beta"], fused=self.is_fused or None
         )
@@ -179,10 +180,10 @@ class Compiled:
         options: of inductor.
     """
 
-    def __init__(self, material: Material, **options: Any) -> None:
+    def __init__(self, step_inputs: StepInputs, **options: Any) -> None:
         self.facts: dict[str, Any] = {"torch": torch.__version__}
-        self.material = material
-        self.network = network(material)
+        self.step_inputs = step_inputs
+        self.network = network(step_inputs)
         self.trained = {
             name: value.detach()
             for name, value in self.network.named_parameters()
@@ -195,9 +196,9 @@ class Compiled:
             if not value.requires_grad
         }
         self.velocity = {name: torch.zeros_like(value) for name, value in self.trained.items()}
-        given = [material.at(index) for index in range(material.count)]
+        given = [step_inputs.at(index) for index in range(step_inputs.count)]
         self.inputs = [[torch.from_numpy(value) for value in inputs.values()] for inputs in given]
-        beta, rate = material.settings["beta"], material.settings["learning_rate"]
+        beta, rate = step_inputs.settings["beta"], step_inputs.settings["learning_rate"]
         model, rest = (
             _Loss(self.network),
             {f"network.{name}": value for name, value in self.rest.items()},
@@ -222,7 +223,7 @@ class Compiled:
         self.reset()
 
     def reset(self) -> None:
-        self.network.load(self.material.start)
+        self.network.load(self.step_inputs.start)
         for value in self.velocity.values():
             value.zero_()
 
@@ -249,14 +250,14 @@ class _Loss(nn.Module):
 
 SYSTEMS = {
     "eager": Eager,
-    "eager_fused": lambda material: Eager(material, is_fused=True),
-    "eager_channels_last": lambda material: Eager(material, is_channels_last=True),
+    "eager_fused": lambda step_inputs: Eager(step_inputs, is_fused=True),
+    "eager_channels_last": lambda step_inputs: Eager(step_inputs, is_channels_last=True),
     "compile": Compiled,
-    "compile_wrapped": lambda material: Compiled(material, cpp_wrapper=True),
-    "compile_tuned": lambda material: Compiled(material, max_autotune=True, cpp_wrapper=True),
+    "compile_wrapped": lambda step_inputs: Compiled(step_inputs, cpp_wrapper=True),
+    "compile_tuned": lambda step_inputs: Compiled(step_inputs, max_autotune=True, cpp_wrapper=True),
 }
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    serve(SYSTEMS[sys.argv[1]])
+    serve(steps_of(SYSTEMS[sys.argv[1]]))

@@ -103,19 +103,3 @@ def named(tensors: Values) -> Values:
         },
         **Flat.of(small).unpack(tensors[SMALL]),
     }
-
-
-__all__ = [
-    "BETA",
-    "BOTTLENECK",
-    "CLASSES",
-    "EPS",
-    "LEARNING_RATE",
-    "SMALL",
-    "WIDTH",
-    "loss",
-    "named",
-    "parameters",
-    "ports",
-    "step",
-]

@@ -196,19 +196,3 @@ def step(seed: int = 0) -> tuple[Step, MakePorts, Values]:
 def frozen(tensors: Values) -> tuple[str, ...]:
     """The tensors of :func:`step` that never change: convolutions and head."""
     return tuple(name for name in tensors if not name.endswith(AFFINE))
-
-
-__all__ = [
-    "AFFINE",
-    "BETA",
-    "CLASSES",
-    "LEARNING_RATE",
-    "Layer",
-    "entropy",
-    "features",
-    "frozen",
-    "head",
-    "layers",
-    "ports",
-    "step",
-]

@@ -17,10 +17,11 @@ import numpy as np
 
 from edgeadapt.errors import CompileError, RuntimeUnavailable
 from edgeadapt_bench.harness._install_size import installed_bytes
-from edgeadapt_bench.harness._step_race import Entrant, Reference, Result, race
-from edgeadapt_bench.harness.measure import Row, Say, absent, at_least, at_most
-from edgeadapt_bench.steps import _step_material as material
-from edgeadapt_bench.steps._step_entrants import Effort, floor, ours, torch_entrants
+from edgeadapt_bench.harness.measure import Row, Say, absent, at_least, at_most, reported
+from edgeadapt_bench.harness.step_race import Effort, Entrant, Timing, race
+from edgeadapt_bench.harness.step_reference import Reference
+from edgeadapt_bench.steps import _step_inputs as step_inputs
+from edgeadapt_bench.steps._step_entrants import floor, ours, torch_entrants
 from edgeadapt_bench.steps.peers import environments
 
 ADAPTOR_BATCHES, ENTROPY_BATCHES = (1, 8, 32), (1, 8)
@@ -78,10 +79,12 @@ def peer_entrants(folder: Path, say: Say, failed: dict[str, str]) -> list[Entran
             say(f"absent: {peer.name}: {error}")
             continue
         if not peer.has_momentum and plain is None:
-            plain = material.reference(
-                folder, material.ADAPTOR_TOLERANCE, material.ADAPTOR_WALKS, beta=0.0
+            plain = step_inputs.reference(
+                folder, step_inputs.ADAPTOR_TOLERANCE, step_inputs.ADAPTOR_WALKS, beta=0.0
             )
-        found.append(Entrant(peer.name, command, reference=None if peer.has_momentum else plain))
+        reference = None if peer.has_momentum else plain
+        paths = {"PYTHONPATH": str(environments.PROTOCOL)}
+        found.append(Entrant(peer.name, command, paths, reference=reference))
     return found
 
 
@@ -91,12 +94,12 @@ def adaptor_rows(folder: Path, say: Say, *, quick: bool = False, peers: bool = F
     effort = QUICK if quick else ADAPTOR
     rows: list[Row] = []
     failed: dict[str, str] = {}
-    shown: dict[int, dict[str, Result]] = {}
-    made: dict[int, material.Prepared] = {}
-    free = None if quick else material.adaptor(folder / "free", 8, is_batch_free=True)
+    shown: dict[int, dict[str, Timing]] = {}
+    made: dict[int, step_inputs.Prepared] = {}
+    free = None if quick else step_inputs.adaptor(folder / "free", 8, is_batch_free=True)
     for batch in ADAPTOR_BATCHES:
         say(f"steps: adaptor, batch {batch}")
-        made[batch] = prepared = material.adaptor(folder / f"adaptor-{batch}", batch)
+        made[batch] = prepared = step_inputs.adaptor(folder / f"adaptor-{batch}", batch)
         entrants = [ours(prepared), *torch_entrants({"torch_eager": "eager"}, folder), floor()]
         if free is not None:
             entrants.append(ours(free, "edgeadapt_free_batch", free.folder / "step.onnx"))
@@ -109,15 +112,7 @@ def adaptor_rows(folder: Path, say: Say, *, quick: bool = False, peers: bool = F
         if peers:
             entrants += peer_entrants(prepared.folder, say, failed)
         needed = ("edgeadapt", "torch_eager", "floor")
-        results, missing = race(
-            entrants,
-            prepared.folder,
-            prepared.reference,
-            rounds=effort.rounds,
-            block=effort.block,
-            say=say,
-            needed=needed,
-        )
+        results, missing = race(entrants, prepared.folder, prepared.reference, effort, say, needed)
         shown[batch] = results
         rows += _adaptor_ratios(batch, results, {**failed, **missing}, is_quick=quick)
     compiled = ([free.compile_s] if free is not None else []) + [
@@ -138,26 +133,11 @@ def adaptor_rows(folder: Path, say: Say, *, quick: bool = False, peers: bool = F
 
 
 def _adaptor_ratios(
-    batch: int, results: Mapping[str, Result], missing: Mapping[str, str], *, is_quick: bool
+    batch: int, results: Mapping[str, Timing], missing: Mapping[str, str], *, is_quick: bool
 ) -> list[Row]:
     end = f"b{batch}"
     mine = results["edgeadapt"].medians
-    over_eager = results["torch_eager"].medians / mine
-    rows = [
-        at_least(
-            f"adaptor_step_speedup/{end}",
-            float(np.median(over_eager)),
-            "x torch eager",
-            SPEEDUP[batch],
-            1.0,
-        ),
-        Row(
-            f"adaptor_step_speedup_p10/{end}", float(np.quantile(over_eager, 0.1)), "x torch eager"
-        ),
-        Row(
-            f"adaptor_step_speedup_p90/{end}", float(np.quantile(over_eager, 0.9)), "x torch eager"
-        ),
-    ]
+    rows = _speedup_rows("adaptor", batch, results, SPEEDUP[batch])
     name = f"adaptor_step_vs_compile/{end}"
     compiled = [results[key].medians for key in COMPILED if key in results]
     if compiled:
@@ -187,22 +167,25 @@ def _adaptor_ratios(
     ]
 
 
-def _other_rows(step: str, batch: int, results: Mapping[str, Result]) -> list[Row]:
+def _speedup_rows(step: str, batch: int, results: Mapping[str, Timing], target: float) -> list[Row]:
+    over_eager = results["torch_eager"].medians / results["edgeadapt"].medians
+    name, unit = f"{step}_step_speedup", "x torch eager"
+    low, high = np.quantile(over_eager, (0.1, 0.9))
+    return [
+        at_least(f"{name}/b{batch}", float(np.median(over_eager)), unit, target, 1.0),
+        *reported(f"b{batch}", (f"{name}_p10", low, unit), (f"{name}_p90", high, unit)),
+    ]
+
+
+def _other_rows(step: str, batch: int, results: Mapping[str, Timing]) -> list[Row]:
     """Microseconds of every system beside those of eager torch, and how many times ours each
     takes.
     """
-    eager = 1e6 * float(np.median(results["torch_eager"].medians))
+    eager = results["torch_eager"].median_us
     mine = results["edgeadapt"].medians
     rows = []
     for name, result in results.items():
-        rows.append(
-            Row(
-                f"{step}_step_us/{name}/b{batch}",
-                1e6 * float(np.median(result.medians)),
-                "us",
-                eager,
-            )
-        )
+        rows.append(Row(f"{step}_step_us/{name}/b{batch}", result.median_us, "us", eager))
         if name not in ("edgeadapt", "torch_eager", "floor"):
             rows.append(
                 Row(
@@ -219,25 +202,19 @@ def _other_rows(step: str, batch: int, results: Mapping[str, Result]) -> list[Ro
 def entropy_rows(folder: Path, say: Say) -> list[Row]:
     """Time and memory beside eager torch; rows that cannot be measured here say why."""
     rows: list[Row] = []
-    shown: dict[int, dict[str, Result]] = {}
-    made: dict[int, material.Prepared] = {}
+    shown: dict[int, dict[str, Timing]] = {}
+    made: dict[int, step_inputs.Prepared] = {}
     for batch in ENTROPY_BATCHES:
         say(f"steps: entropy, batch {batch}")
         try:
-            made[batch] = prepared = material.entropy(folder / f"entropy-{batch}", batch)
+            made[batch] = prepared = step_inputs.entropy(folder / f"entropy-{batch}", batch)
         except (CompileError, RuntimeUnavailable) as error:
             say(f"absent: {error}")
             # a step that is refused misses its bar; one whose network is not installed has none
             judged = isinstance(error, CompileError)
             rows += [
-                absent(
-                    f"entropy_step_speedup/b{batch}",
-                    str(error),
-                    ENTROPY_SPEEDUP if judged else None,
-                ),
-                absent(
-                    f"entropy_step_rss_share/b{batch}", str(error), ENTROPY_RSS if judged else None
-                ),
+                absent(f"entropy_step_{what}/b{batch}", str(error), target if judged else None)
+                for what, target in (("speedup", ENTROPY_SPEEDUP), ("rss_share", ENTROPY_RSS))
             ]
             continue
         entrants = [
@@ -247,36 +224,11 @@ def entropy_rows(folder: Path, say: Say) -> list[Row]:
             ),
         ]
         needed = ("edgeadapt", "torch_eager")
-        results, _ = race(
-            entrants,
-            prepared.folder,
-            prepared.reference,
-            rounds=ENTROPY.rounds,
-            block=ENTROPY.block,
-            say=say,
-            needed=needed,
-        )
+        results, _ = race(entrants, prepared.folder, prepared.reference, ENTROPY, say, needed)
         shown[batch] = results
-        over_eager = results["torch_eager"].medians / results["edgeadapt"].medians
         share = results["edgeadapt"].peak_mib / results["torch_eager"].peak_mib
         rows += [
-            at_least(
-                f"entropy_step_speedup/b{batch}",
-                float(np.median(over_eager)),
-                "x torch eager",
-                ENTROPY_SPEEDUP,
-                1.0,
-            ),
-            Row(
-                f"entropy_step_speedup_p10/b{batch}",
-                float(np.quantile(over_eager, 0.1)),
-                "x torch eager",
-            ),
-            Row(
-                f"entropy_step_speedup_p90/b{batch}",
-                float(np.quantile(over_eager, 0.9)),
-                "x torch eager",
-            ),
+            *_speedup_rows("entropy", batch, results, ENTROPY_SPEEDUP),
             at_most(f"entropy_step_rss_share/b{batch}", share, "of torch eager", ENTROPY_RSS, 1.0),
             *_other_rows("entropy", batch, results),
         ]
@@ -307,19 +259,20 @@ def _left_out_rows() -> list[Row]:
 
 # -- what a step costs besides its time ------------------------------------------------------------
 def _graph_rows(
-    step: str, made: Mapping[int, material.Prepared], results: Mapping[int, Result]
+    step: str, made: Mapping[int, step_inputs.Prepared], results: Mapping[int, Timing]
 ) -> list[Row]:
     rows = []
     for batch, prepared in made.items():
-        rows += [
-            Row(f"graph_kib/{step}/b{batch}", prepared.graph_bytes / 1024, "KiB"),
-            Row(f"graph_nodes/{step}/b{batch}", float(prepared.nodes), "nodes"),
-            Row(f"session_ms/{step}/b{batch}", float(results[batch].facts["session_ms"]), "ms"),
-        ]
+        rows += reported(
+            f"{step}/b{batch}",
+            ("graph_kib", prepared.graph_bytes / 1024, "KiB"),
+            ("graph_nodes", prepared.nodes, "nodes"),
+            ("session_ms", results[batch].facts["session_ms"], "ms"),
+        )
     return rows
 
 
-def _process_rows(step: str, shown: Mapping[int, Mapping[str, Result]]) -> list[Row]:
+def _process_rows(step: str, shown: Mapping[int, Mapping[str, Timing]]) -> list[Row]:
     """Peak memory at every batch size, and cold start as the median over them."""
     rows = []
     for name in dict.fromkeys(
@@ -354,6 +307,3 @@ def _install_rows(systems: set[str]) -> list[Row]:
             environments.python_of(peer.environment, environments.cache_folder(), lambda line: None)
         )
     return [Row(f"install_mib/{name}", size / _MIB, "MiB") for name, size in sizes.items()]
-
-
-__all__ = ["adaptor_rows", "entropy_rows", "peer_entrants", "run_steps"]

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
+from edgeadapt_bench.baselines.stream_baselines import NeighbourBank, SoftmaxLayer
 from edgeadapt_bench.baselines.stream_plan import by_class
-from edgeadapt_bench.baselines.stream_rivals import NeighbourBank, SoftmaxLayer
 from edgeadapt_bench.datasets.pool import Pool
 from edgeadapt_bench.datasets.pools import load_pool, quick_pool
 from edgeadapt_bench.harness.measure import Row, Say, absent
@@ -32,7 +32,7 @@ JUDGED = 2000  # test rows; the spread over draws is larger than what more of th
 
 
 def few_shot_rows(data: str | None, say: Say, quick: bool, plots: str | None) -> list[Row]:
-    """Accuracy over draws, and the paired difference of each head to the best rival at that many
+    """Accuracy over draws, and the paired difference of each head to the best baseline at that many
     labels.
     """
     try:
@@ -44,7 +44,7 @@ def few_shot_rows(data: str | None, say: Say, quick: bool, plots: str | None) ->
     for shots in SHOTS[1:2] if quick else SHOTS:
         say(f"fashion, {shots} labels a class")
         marks = compare(pool, shots, 3 if quick else DRAWS, 2 if quick else TUNING_DRAWS, quick)
-        rival = max(
+        baseline = max(
             (label for label, (kind, _) in marks.items() if kind == "rival"),
             key=lambda label: marks[label][1].mean(),
         )
@@ -52,14 +52,14 @@ def few_shot_rows(data: str | None, say: Say, quick: bool, plots: str | None) ->
             mean, deviation = (100.0 * v for v in mean_and_spread(accuracy))
             unit = f"% (sd {deviation:.1f} over {len(accuracy)} draws)"
             if kind == "head":
-                gain, low, high = (100.0 * v for v in paired_interval(accuracy, marks[rival][1]))
-                unit += f", {gain:+.1f} points ({low:+.1f} to {high:+.1f}) against {rival}"
+                gain, low, high = (100.0 * v for v in paired_interval(accuracy, marks[baseline][1]))
+                unit += f", {gain:+.1f} points ({low:+.1f} to {high:+.1f}) against {baseline}"
             rows.append(
                 Row(
                     f"fashion_{shots}_shot/{label}",
                     mean,
                     unit,
-                    100.0 * float(marks[rival][1].mean()) if kind == "head" else None,
+                    100.0 * float(marks[baseline][1].mean()) if kind == "head" else None,
                 )
             )
             lines.setdefault(label, {})[shots] = (mean, deviation)
@@ -71,9 +71,7 @@ def few_shot_rows(data: str | None, say: Say, quick: bool, plots: str | None) ->
         save_lines(
             Path(plots) / "fashion_few_shot.png",
             series,
-            title="Fashion-MNIST from few labels",
-            x_label="labels a class",
-            y_label="%",
+            labels=("Fashion-MNIST from few labels", "labels a class", "%"),
             log_x=True,
             spread=spread,
             x_ticks=SHOTS,
@@ -88,7 +86,7 @@ def compare(
     training rows, judged on other training rows.
     """
     import edgeadapt_bench.baselines.stream_heads as heads
-    from edgeadapt_bench.streams.stream_contenders import few_shot_contenders
+    from edgeadapt_bench.streams.stream_methods import few_shot_methods
 
     fitted = pool.validation()
     factory = heads.factory_of(by_class(pool, 2, 0))
@@ -106,14 +104,14 @@ def compare(
             )
         marks[label] = (kind, _accuracies(pool, shots, draws, choices[chosen], seed=0))
 
-    for contender in few_shot_contenders(pool.dim, quick):
-        start = heads.empty(contender.shipped, factory)[0]
-        measure(contender.label, "head", {"as it ships": _head(heads, contender.shipped, start)})
-        if len(contender.variants) > 1:
+    for method in few_shot_methods(pool.dim, quick):
+        start = heads.empty(method.shipped, factory)[0]
+        measure(method.label, "head", {"as it ships": _head(heads, method.shipped, start)})
+        if len(method.variants) > 1:
             measure(
-                f"{contender.label}, tuned",
+                f"{method.label}, tuned",
                 "head",
-                {str(v): _head(heads, v, start) for v in contender.variants},
+                {str(v): _head(heads, v, start) for v in method.variants},
             )
     measure(
         f"softmax SGD, {PASSES} passes",
@@ -168,6 +166,3 @@ def _neighbours(count: int, is_cosine: bool) -> Answer:
         return bank.predict(test_z)
 
     return answer
-
-
-__all__ = ["compare", "few_shot_rows"]

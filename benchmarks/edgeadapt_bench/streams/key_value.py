@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
-from edgeadapt_bench.baselines.stream_rivals import row_bytes
+from edgeadapt_bench.baselines.stream_baselines import row_bytes
 from edgeadapt_bench.datasets.pool import Pool
 from edgeadapt_bench.datasets.pools import load_pool, quick_pool
 from edgeadapt_bench.harness.measure import Row, Say, absent, at_least
@@ -141,11 +141,11 @@ def _differences(pool: Pool, budget: int, right: dict[str, list[Right]]) -> list
         name: np.bincount(units, np.mean(answers, axis=0)) / size for name, answers in right.items()
     }
     rows: list[Row] = []
-    for rival in right:
-        if rival != "key_value":
-            _, low, high = paired_interval(share["key_value"], share[rival])
-            where = f"key_value/{pool.name}_{budget // 1000}kB/ahead_of_{rival}"
-            ahead = 100.0 * float(np.mean(right["key_value"]) - np.mean(right[rival]))
+    for baseline in right:
+        if baseline != "key_value":
+            _, low, high = paired_interval(share["key_value"], share[baseline])
+            where = f"key_value/{pool.name}_{budget // 1000}kB/ahead_of_{baseline}"
+            ahead = 100.0 * float(np.mean(right["key_value"]) - np.mean(right[baseline]))
             rows += [
                 at_least(where, ahead, "points", 0.0),
                 Row(f"{where}/low", 100.0 * low, "points"),
@@ -315,5 +315,3 @@ FAMILIES: dict[str, Callable[[int, int], Iterator[Choice]]] = {
     "ridge_random_features": _ridges,
     "neighbours": _banks,
 }
-
-__all__ = ["BUDGETS", "FAMILIES", "POOLS", "Choice", "compare", "head_answers", "run_key_value"]

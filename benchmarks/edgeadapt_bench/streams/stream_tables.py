@@ -73,13 +73,13 @@ def best(results: Sequence[Result], kind: str, limit: int | None = None) -> Resu
 
 
 def result_rows(stream: str, results: Sequence[Result]) -> list[Row]:
-    """Six rows per method; the baseline of an accuracy is the best rival in the smallest byte class
-    that the method fits.
+    """Six rows per method; the baseline of an accuracy is the best baseline in the smallest byte
+    class that the method fits.
     """
     rows = []
     for r in results:
         limit = next((size for size in BYTE_CLASSES.values() if r.nbytes <= size), None)
-        rival = best(results, "rival", limit) if r.kind in ("head", "informed") else None
+        baseline = best(results, "rival", limit) if r.kind in ("head", "informed") else None
         mean, deviation = r.final
         over = f" (sd {deviation:.2f} over {len(r.outcomes)} orders)" if len(r.outcomes) > 1 else ""
         rows.append(
@@ -87,7 +87,7 @@ def result_rows(stream: str, results: Sequence[Result]) -> list[Row]:
                 f"{stream}/{r.label}/final",
                 mean,
                 f"%{over}",
-                None if rival is None else rival.final[0],
+                None if baseline is None else baseline.final[0],
             )
         )
         if r.kind != "oracle":
@@ -114,8 +114,8 @@ def class_rows(
     defaults: dict[str, str | None],
     judged: bool = True,
 ) -> list[Row]:
-    """Per byte class: the head that ships for it beside the best rival, and how far the best row of
-    the class lies above it.
+    """Per byte class: the head that ships for it beside the best baseline, and how far the best row
+    of the class lies above it.
 
     Args:
         defaults: byte class -> label of the head that the package takes for it, None if it has none
@@ -129,19 +129,21 @@ def class_rows(
         if shipped is None:
             rows.append(absent(f"within_1_point/{stream}/{name}", f"no head for {name}"))
             continue
-        rival = best(results, "rival", limit)
-        if rival is not None:
+        baseline = best(results, "rival", limit)
+        if baseline is not None:
             gain, low, high = (
                 100.0 * v
-                for v in paired_interval(by_unit(pool, shipped.right), by_unit(pool, rival.right))
+                for v in paired_interval(
+                    by_unit(pool, shipped.right), by_unit(pool, baseline.right)
+                )
             )
             rows.append(
                 Row(
                     f"default/{stream}/{name}",
                     shipped.final[0],
-                    f"%: {shipped.label} against {rival.label}, {gain:+.1f} points ({low:+.1f} to"
-                    f" {high:+.1f})",
-                    rival.final[0],
+                    f"%: {shipped.label} against {baseline.label}, {gain:+.1f} points ({low:+.1f}"
+                    f" to {high:+.1f})",
+                    baseline.final[0],
                 )
             )
         champion = max(
@@ -214,9 +216,7 @@ def draw(folder: Path, stream: str, results: Sequence[Result]) -> list[Path]:
     over_bytes = save_lines(
         folder / f"{stream}-bytes.png",
         points,
-        title=f"{stream}: accuracy after the last stage",
-        x_label="state, kB",
-        y_label="%",
+        labels=(f"{stream}: accuracy after the last stage", "state, kB", "%"),
         log_x=True,
         spread=spread,
         level=level,
@@ -232,13 +232,12 @@ def draw(folder: Path, stream: str, results: Sequence[Result]) -> list[Path]:
     over_stages = save_lines(
         folder / f"{stream}-stages.png",
         way,
-        title=f"{stream}: accuracy on what arrived so far, the best of each family",
-        x_label="stage",
-        y_label="%",
+        labels=(
+            f"{stream}: accuracy on what arrived so far, the best of each family",
+            "stage",
+            "%",
+        ),
         level=level,
         x_ticks=range(1, 1 + max(len(x) for x, _ in way.values())),
     )
     return [over_bytes, over_stages]
-
-
-__all__ = ["BYTE_CLASSES", "Result", "best", "class_rows", "draw", "markdown", "result_rows"]

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
-from edgeadapt_bench.baselines.stream_plan import Plan, by_class, by_group, judge, least, run_plan
-from edgeadapt_bench.baselines.stream_rivals import (
+from edgeadapt_bench.baselines.stream_baselines import (
     NeighbourBank,
     SoftmaxLayer,
     joint_probe,
     layer_bytes,
     row_bytes,
 )
+from edgeadapt_bench.baselines.stream_plan import Plan, by_class, by_group, judge, least, run_plan
 from edgeadapt_bench.datasets.pool import Pool
 from edgeadapt_bench.datasets.pools import load_pool, quick_pool
 from edgeadapt_bench.harness.measure import Row, Say, absent, at_most
@@ -55,7 +55,7 @@ DISTANCES = ((5, True), (1, True), (5, False))  # neighbours, by angle
 # their last digits
 SAME_ANSWERS = 0.002
 _CHECKED = 3000  # rows of the order check
-_TUNED = 20_000  # training rows on which a rival's rate or distance is chosen
+_TUNED = 20_000  # training rows on which a baseline's rate or distance is chosen
 _SHORT = 600  # training rows of a quick stream
 
 
@@ -74,12 +74,8 @@ def run_streams(
         plots: folder for the pictures and for ``streams.md``, the tables as a document.
         only: some of ``STREAMS``; ``few_shot`` is one more.
     """
-    import edgeadapt_bench.streams.stream_contenders  # noqa: F401 - first: the command line says if the host extra is missing
+    import edgeadapt_bench.streams.stream_methods  # noqa: F401 - first: the command line says if the host extra is missing
 
-    if plots is not None:
-        from edgeadapt_bench.harness.plots import check
-
-        check()
     rows: list[Row] = []
     tables: list[str] = []
     for stream in ("fashion_5x2", "emoji_styles") if quick else STREAMS:
@@ -111,15 +107,15 @@ def run_streams(
 def run_stream(
     stream: str, pool: Pool, plan_of: Callable[[Pool, int], Plan], say: Say, quick: bool = False
 ) -> tuple[list[Result], list[Row]]:
-    """Every head and rival on one stream; and rows on the byte classes and on what the run relies
-    on.
+    """Every head and baseline on one stream; and rows on the byte classes and on what the run
+    relies on.
     """
-    from edgeadapt_bench.streams.stream_contenders import contenders, defaults, with_defaults
+    from edgeadapt_bench.streams.stream_methods import defaults, methods, with_defaults
 
     plans = [plan_of(pool, seed) for seed in (ORDERS[:2] if quick else ORDERS)]
-    found, shipped = with_defaults(contenders(pool.dim, quick), defaults(pool))
+    found, shipped = with_defaults(methods(pool.dim, quick), defaults(pool))
     results, changed = head_results(pool, plans, say, found)
-    results += rival_results(pool, plans, plan_of, say)
+    results += baseline_results(pool, plans, plan_of, say)
     results.append(oracle_result(pool, plans[0], 300 if quick else 3000))
     check = at_most(
         f"order_changed_answers/{stream}",
@@ -131,7 +127,7 @@ def run_stream(
 
 
 def head_results(
-    pool: Pool, plans: Sequence[Plan], say: Say, contenders: Sequence[Any]
+    pool: Pool, plans: Sequence[Plan], say: Say, methods: Sequence[Any]
 ) -> tuple[list[Result], float]:
     """Each head as it ships, and with what validation chose if that is something else; the largest
     share of answers that depend on the order.
@@ -145,20 +141,20 @@ def head_results(
     )
     results: list[Result] = []
     changed = 0.0
-    for contender in contenders:
-        say(f"  {contender.label}")
-        shipped, factory = contender.shipped, factories[contender.of_all_stages]
+    for method in methods:
+        say(f"  {method.label}")
+        shipped, factory = method.shipped, factories[method.of_all_stages]
         sums = heads.Sums(shipped, factory, pool, plans[0].cell, held)
-        chosen = heads.choose(contender.variants, sums, fitted)
+        chosen = heads.choose(method.variants, sums, fitted)
         time = heads.cost(shipped, sums.of(list(sums.cells)), pool.z, pool.y)
         size = heads.state_bytes(shipped, factory.dims)
         memory = heads.state_bytes(shipped, factory.dims, (*heads.KEPT, "derived"))
         outcomes = tuple(judge(plan, heads.predictions(shipped, sums, plan)) for plan in plans)
-        kind = "informed" if contender.of_all_stages else "head"
+        kind = "informed" if method.of_all_stages else "head"
         results.append(
             Result(
-                contender.label,
-                contender.family,
+                method.label,
+                method.family,
                 kind,
                 size,
                 outcomes,
@@ -172,8 +168,8 @@ def head_results(
             outcomes = tuple(judge(plan, heads.predictions(chosen, sums, plan)) for plan in plans)
             results.append(
                 Result(
-                    f"{contender.label}, tuned",
-                    contender.family,
+                    f"{method.label}, tuned",
+                    method.family,
                     "head",
                     size,
                     outcomes,
@@ -209,7 +205,7 @@ def oracle_result(pool: Pool, plan: Plan, steps: int) -> Result:
     )
 
 
-def rival_results(
+def baseline_results(
     pool: Pool, plans: Sequence[Plan], plan_of: Callable[[Pool, int], Plan], say: Say
 ) -> list[Result]:
     """A softmax layer, the same with a replay buffer, and a bank of neighbours, as large as each
@@ -234,7 +230,7 @@ def rival_results(
         marks = [run_plan(trial, SoftmaxLayer(dim, classes, rate, replay)).final for rate in RATES]
         rate = RATES[int(np.argmax(marks))]
         results.append(
-            _rival(
+            _baseline(
                 label,
                 "softmax SGD, replay" if replay else "softmax SGD",
                 plans,
@@ -258,7 +254,7 @@ def rival_results(
             )
         ]
         results.append(
-            _rival(
+            _baseline(
                 f"neighbours in {rows}",
                 "neighbours",
                 plans,
@@ -277,7 +273,7 @@ def run_last(plan: Plan, learner: Any) -> float:
     return float((learner.predict(plan.pool.test_z) == plan.pool.test_y).mean())
 
 
-def _rival(
+def _baseline(
     label: str, family: str, plans: Sequence[Plan], make: Callable[[int], Any], chosen: str
 ) -> Result:
     outcomes, learners = [], []

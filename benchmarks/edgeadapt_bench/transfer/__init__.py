@@ -1,6 +1,6 @@
 """Is learning here worth more than a logistic regression refitted on the same features and labels?
 
-``run_transfer`` is the suite; ``tasks`` says what is tried, ``contenders`` what it is compared
+``run_transfer`` is the suite; ``tasks`` says what is tried, ``refit_baselines`` what it is compared
 with, ``choice`` how those are chosen, ``judgement`` what has to hold.
 """
 
@@ -14,14 +14,14 @@ from pathlib import Path
 
 from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt_bench.harness.measure import Row, Say, absent
-from edgeadapt_bench.transfer.contenders import require_sklearn
 from edgeadapt_bench.transfer.emoji import emoji
 from edgeadapt_bench.transfer.gray_images import digits, inspection
 from edgeadapt_bench.transfer.judgement import bar_of, is_judged, rows_of, tables
 from edgeadapt_bench.transfer.learner import Bundles
 from edgeadapt_bench.transfer.raw_features import letters, smartwatch
+from edgeadapt_bench.transfer.refit_baselines import require_sklearn
 from edgeadapt_bench.transfer.small import small
-from edgeadapt_bench.transfer.streaming import installed
+from edgeadapt_bench.transfer.stream_learners import installed
 from edgeadapt_bench.transfer.tasks import Measured, measure
 from edgeadapt_bench.transfer.transfers import Transfer
 
@@ -108,6 +108,3 @@ def _measured(
     took = sum(found.seconds.values())
     say(f"{transfer.name}, seed {seed}, {took:.0f} s: {transfer.source}: {bars}")
     return found
-
-
-__all__ = ["FAMILIES", "SEEDS", "run_transfer"]

@@ -138,6 +138,3 @@ def choose(
     reached, space, setting = best
     (answers,) = method(space.rows, rows.y, weights, [space.of(part) for part in parts], [setting])
     return Chosen(answers, reached, setting)
-
-
-__all__ = ["Chosen", "Labelled", "Method", "Space", "choose", "folds", "score"]

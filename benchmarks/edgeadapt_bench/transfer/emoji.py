@@ -131,6 +131,3 @@ def _features(encoder: str, style: str, corruption: str, say: Say) -> F32:
     chosen = x[kept["style"] == styles.index(style)]
     name = f"emoji-{style}-{corruption}"
     return features_of(encoder, name, chosen, PIXELS, say, ((corruption, SEVERITY),))
-
-
-__all__ = ["CORRUPTIONS", "PAIRS", "TWIN_CORRUPTIONS", "TWIN_PAIRS", "emoji"]

@@ -152,6 +152,3 @@ def _clothes(kinds: tuple[str, ...]) -> tuple[NDArray[np.uint8], I64, NDArray[np
             labels.append(np.full(len(rows), slot))
             tested.append(np.full(len(rows), is_test))
     return np.concatenate(images), np.concatenate(labels), np.concatenate(tested)
-
-
-__all__ = ["INSPECTED", "SITE", "TWIN_INSPECTED", "TWIN_SITE", "digits", "inspection"]

@@ -251,6 +251,3 @@ def _other_lines(found: Sequence[Measured]) -> list[str]:
             + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in each.seconds.items())
         )
     return lines
-
-
-__all__ = ["bar_of", "is_judged", "rows_of", "tables", "upper_bound"]

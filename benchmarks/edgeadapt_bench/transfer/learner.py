@@ -143,6 +143,3 @@ def accepted(learner: Learner) -> float:
     found = learner.counters()["evidence"]
     total = sum(found.values())
     return (found.get("learned", 0) + found.get("held_out", 0)) / total if total else 1.0
-
-
-__all__ = ["BATCH", "Bundles", "Watched", "accepted", "answers", "opened", "show", "teach"]

@@ -124,6 +124,3 @@ def letters(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
         new=everything.rows(new[:NEW_STREAM]),
         new_test=everything.rows(judged[~is_known[judged]][:TEST]),
     )
-
-
-__all__ = ["letters", "smartwatch"]

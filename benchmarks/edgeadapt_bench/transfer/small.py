@@ -53,6 +53,3 @@ def small(seed: int, is_twin: bool, say: Say) -> Iterator[Transfer]:
             new=trained.rows(fresh[:STREAM]) if len(fresh) else None,
             new_test=judged.rows(unknown[:TEST]) if len(fresh) else None,
         )
-
-
-__all__ = ["small"]

@@ -1,6 +1,6 @@
-"""What is tried in one transfer with one seed: learner and contenders on the same rows and labels.
+"""What is tried in one transfer with one seed: learner and baselines on the same rows and labels.
 
-clean         the exported head on clean test rows; contenders know the factory's rows alone
+clean         the exported head on clean test rows; baselines know the factory's rows alone
 none          after the unlabelled stream, in the field
 own           every question of the stream answered; beside it as many random labels
 N             5, 20, 100, 300 random labels of the stream (in all), given after it was shown
@@ -21,7 +21,6 @@ import numpy as np
 
 from edgeadapt.bundle import Bundle
 from edgeadapt_bench.transfer.choice import Labelled
-from edgeadapt_bench.transfer.contenders import contend
 from edgeadapt_bench.transfer.learner import (
     BATCH,
     ELSEWHERE,
@@ -31,7 +30,8 @@ from edgeadapt_bench.transfer.learner import (
     show,
     teach,
 )
-from edgeadapt_bench.transfer.streaming import streaming_answers
+from edgeadapt_bench.transfer.refit_baselines import contend
+from edgeadapt_bench.transfer.stream_learners import streaming_answers
 from edgeadapt_bench.transfer.transfers import Part, Rows, Transfer
 
 COUNTS = (5, 20, 100, 300)
@@ -258,6 +258,3 @@ def _stream(found: Measured, drawn: dict[int, Rows], streaming: Sequence[str]) -
         )
         for task, labels in zip(("none", *map(str, drawn)), answered, strict=True):
             found.accuracy[task][name] = float((labels == t.test.y).mean())
-
-
-__all__ = ["A_CLASS", "COUNTS", "NEW_LABELS", "Measured", "labelled_rows", "measure"]

@@ -131,6 +131,3 @@ def relabelled(y: I64, classes: Rows) -> I64:
     place[classes] = np.arange(len(classes))
     result: I64 = place[y]
     return result
-
-
-__all__ = ["Part", "Transfer", "capped", "held", "relabelled"]

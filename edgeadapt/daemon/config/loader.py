@@ -20,8 +20,8 @@ from edgeadapt.daemon.config.schema import (
     SensorSource,
     Settings,
     VideoSource,
-    kind_of,
 )
+from edgeadapt.daemon.config.stream_sections import kind_of
 from edgeadapt.errors import RecipeError
 
 _LONGEST_SOCKET = 107  # bytes: sun_path of Linux, less its end

@@ -1,4 +1,6 @@
-"""How well a secret keeps: a token that can be guessed, a file that others can read."""
+"""A secret in a file, and how well it keeps: one that can be guessed, a file that others can
+read.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,33 @@ import os
 import stat
 from pathlib import Path
 
+from edgeadapt.errors import RecipeError
+
 # characters, and different ones among them; 16 random hexadecimal digits have 64 bits
 _SHORTEST, _FEWEST = 16, 6
+
+
+def read_secret(path: Path) -> str:
+    """The token or password in a file, without the line's end.
+
+    Raises:
+        RecipeError: it cannot be read, or does not hold one line of printable ASCII. The message
+            does not show it.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(4097).decode("ascii").strip("\r\n")
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"{path}: the secret in it cannot be read:"
+            f" {getattr(error, 'strerror', None) or 'it is not ASCII'}"
+        ) from None
+    if not text or not text.isprintable() or text.strip() != text or len(text) > 4096:
+        raise RecipeError(
+            f"{path}: holds no secret: one line of 1 to 4096 printable characters is expected, with"
+            " no space at either end"
+        )
+    return text
 
 
 def weakness_of(token: str) -> str:
@@ -33,4 +60,4 @@ def exposure_of(path: Path) -> str:
     return f"{path}: every user of this machine can read it (mode {mode:04o}); chmod o-r"
 
 
-__all__ = ["exposure_of", "weakness_of"]
+__all__ = ["exposure_of", "read_secret", "weakness_of"]

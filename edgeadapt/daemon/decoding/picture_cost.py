@@ -1,4 +1,4 @@
-"""What a picture may cost, told by its first bytes and before any decoder sees it."""
+"""What a picture may cost, by its first bytes and before any decoder sees it."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 log = logging.getLogger("edgeadapt.daemon")
 
 
-def aside(call: Callable[[], Any], what: str) -> threading.Thread:
+def in_background(call: Callable[[], Any], what: str) -> threading.Thread:
     """Call on a thread of its own, which may be left alone with it. What it raises is logged."""
 
     def run() -> None:
@@ -24,4 +24,4 @@ def aside(call: Callable[[], Any], what: str) -> threading.Thread:
     return thread
 
 
-__all__ = ["aside"]
+__all__ = ["in_background"]

@@ -20,8 +20,8 @@ _SETTLING_S = 1.0  # a checkpoint waits so long for queued work: under load ther
 class Checkpoints:
     """Thread-safe; what fails is kept for health, and tried again."""
 
-    def __init__(self, running: ServiceContext) -> None:
-        self._running = running
+    def __init__(self, context: ServiceContext) -> None:
+        self._context = context
         # one after the other: an older table of folders must not come last
         self._taking = threading.Lock()
         self._writing = threading.Lock()
@@ -37,47 +37,47 @@ class Checkpoints:
             return self._take()
 
     def _take(self) -> int:
-        running = self._running
+        context = self._context
         folders = self._folders()
         try:
-            with running.lending.lend() as learner:
+            with context.lease.borrow() as learner:
                 self._settle(learner)
-                running.holds.hold_on(learner, "checkpoint", True)
+                context.pause_reasons.set_on(learner, "checkpoint", True)
                 try:
                     commit = learner.checkpoint()
                 finally:
-                    running.holds.hold_on(learner, "checkpoint", False)
+                    context.pause_reasons.set_on(learner, "checkpoint", False)
         except EdgeadaptError as error:
-            running.checkpoint_error = str(error)
+            context.checkpoint_error = str(error)
             log.error("checkpoint: %s", error)
             raise
-        running.checkpoint_error, running.checkpointed_at = "", time.time()
+        context.checkpoint_error, context.checkpointed_at = "", time.time()
         # labels that came with these files are the learner's now
-        if not folders or running.labels.settle(_SETTLING_S):
+        if not folders or context.labels.settle(_SETTLING_S):
             with self._writing:
-                if not running.is_stopping:  # else the last table is written, or will be
-                    running.folders.write(folders, self._bytes_per_day)
+                if not context.is_stopping:  # else the last table is written, or will be
+                    context.folders.write(folders, self._bytes_per_day)
         return commit
 
     def _settle(self, learner: Learner) -> None:
         try:
             learner.settle(_SETTLING_S)
-            self._running.work_error = ""
+            self._context.work_error = ""
         # of background work, since the last time: whatever a graph or the disk raised
         except Exception as error:
-            self._running.work_error = f"{type(error).__name__}: {error}"
+            self._context.work_error = f"{type(error).__name__}: {error}"
 
     def now_and_then(self, stop: threading.Event) -> None:
         """Every ``loop.checkpoint_s``, until ``stop`` is set."""
-        while not stop.wait(self._running.settings.loop.checkpoint_s):
-            if self._running.certificate is not None:
-                self._running.certificate.watch()
+        while not stop.wait(self._context.settings.loop.checkpoint_s):
+            if self._context.certificate is not None:
+                self._context.certificate.watch()
             try:
                 self.take()
             except EdgeadaptError:
                 pass  # kept for health, and tried again
             except Exception as error:  # what nobody foresaw: checkpoints outlive it
-                self._running.checkpoint_error = f"{type(error).__name__}: {error}"
+                self._context.checkpoint_error = f"{type(error).__name__}: {error}"
                 log.exception("checkpoint")
 
     def write_folders(self) -> None:
@@ -85,19 +85,19 @@ class Checkpoints:
         more.
         """
         with self._writing:
-            self._running.folders.write(self._folders(), self._bytes_per_day, is_last=True)
+            self._context.folders.write(self._folders(), self._bytes_per_day, is_last=True)
 
     def _folders(self) -> dict[str, bytes]:
         named = [
             source.name
-            for source in self._running.settings.source
+            for source in self._context.settings.source
             if isinstance(source, FolderSource) and source.existing == "new"
         ]
-        return self._running.folders.table(named)
+        return self._context.folders.table(named)
 
     @property
     def _bytes_per_day(self) -> float:
-        return self._running.settings.budget.write_mib_per_day * 2**20
+        return self._context.settings.budget.write_mib_per_day * 2**20
 
 
 __all__ = ["Checkpoints"]

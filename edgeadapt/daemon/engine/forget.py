@@ -4,7 +4,7 @@ or for room.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from edgeadapt.daemon.engine.context import ServiceContext
@@ -14,37 +14,28 @@ from edgeadapt.device.recovery.label_selection import Selection
 from edgeadapt.results import Receipt
 
 
-def forget(
-    running: ServiceContext,
-    samples: Sequence[str] | None = None,
-    *,
-    source: str | None = None,
-    classes: Sequence[str] | None = None,
-    before: float | None = None,
-    after: float | None = None,
-) -> Receipt:
+def forget(context: ServiceContext, wanted: Selection) -> Receipt:
     """Remove labelled samples as if they had never been; see ``Learner.forget``. Labels that wait
     for their sample are no part of it. Pictures that the status page shows, and samples that a swap
     would compare with, go too, whichever was meant: who they are of is not kept.
 
     Args:
-        samples: ids, or names by which they could be labelled.
+        wanted: its ids may be names by which samples could be labelled.
 
     Returns:
         The learner's receipt. ``removed`` counts dropped labels that waited for their turn or for
         room, too; ``unreachable`` also names samples that nothing is known of.
 
     Raises:
-        InputError: no condition, or one of the wrong kind, or a name that several sources use.
+        InputError: a name that several sources use.
         StateError: labels on their way to the disk do not arrive.
         StorageError: the disk is full or fails; of the learner's, nothing was changed.
     """
-    wanted = Selection(samples, source, classes, before, after)
-    naming = running.labels.naming
+    find = context.labels.registry.find
     found = (
         None
         if wanted.ids is None
-        else {sample: naming.find(LabelArrival(sample, "", "")) for sample in wanted.ids}
+        else {sample: find(LabelArrival(sample, "", "")) for sample in wanted.ids}
     )
     ids = None if found is None else {one or sample for sample, one in found.items()}
     # that may be meant: when its sample came is the learner's to know
@@ -53,26 +44,26 @@ def forget(
     def is_meant(label: LabelArrival, sample: str) -> bool:
         is_fit = (ids is None or sample in ids) and wanted.source in (None, label.source)
         is_fit = is_fit and (wanted.classes is None or label.label in wanted.classes)
-        if is_fit and not (before is None and after is None):
+        if is_fit and not (wanted.before is None and wanted.after is None):
             undated.append(label)
             return False
         return is_fit
 
-    dropped = running.labels.let_go(is_meant, running.settings.control.timeout_s)
-    with running.lending.lend() as learner:
+    dropped = context.labels.drop(is_meant, context.settings.control.timeout_s)
+    with context.lease.borrow() as learner:
         receipt = learner.forget(
             None if ids is None else sorted(ids),
-            source=source,
-            classes=classes,
-            before=before,
-            after=after,
+            source=wanted.source,
+            classes=wanted.classes,
+            before=wanted.before,
+            after=wanted.after,
         )
-    running.series.let_go_of_pictures()
-    running.loop.recent.clear()
+    context.series.drop_pictures()
+    context.loop.recent.clear()
     unreachable = list(receipt.unreachable)
     if found is not None:
         has_none = receipt.removed == 0 and all(
-            value is None for value in (source, classes, before, after)
+            value is None for value in (wanted.source, wanted.classes, wanted.before, wanted.after)
         )
         unreachable += _unknown(found, {sample for _, sample in dropped}, has_none)
     if undated:

@@ -19,16 +19,16 @@ from edgeadapt.device.learner import Learner
 from edgeadapt.errors import BudgetError, EdgeadaptError, InputError, StateError, StorageError
 
 log = logging.getLogger("edgeadapt.daemon")
-Lend = Callable[[], AbstractContextManager[Learner]]
+Borrow = Callable[[], AbstractContextManager[Learner]]
 Outcome = Literal["received", "waiting", "refused"]
 _AT_ONCE = 64  # labels of one source in one transaction
-_LATELY_S = 600.0  # whoever waited was told, and nothing is tried again: so long health says it too
+_LATELY_S = 600.0  # nothing is tried again for whoever waited: so long health says it
 _QUIET_S = 10.0  # between two lines of the log about refused labels
 _FIRST_RETRY_S, _LAST_RETRY_S = 1.0, 60.0
 
 
 @dataclass(frozen=True)
-class Told:
+class LabelOutcome:
     """What became of one label: the learner has it for good, it waits for its sample, or it was
     refused; ``id`` is the learner's, where known.
     """
@@ -44,7 +44,18 @@ class Told:
 class _Given:
     label: LabelArrival
     id: str | None = None  # None: still to be found
-    tell: Callable[[Told], None] | None = None
+    report: Callable[[LabelOutcome], None] | None = None
+
+
+@dataclass
+class _Retry:
+    """Why labels wait to be tried again, since when (monotonic seconds), and for how long; 0 while
+    the last was taken.
+    """
+
+    failure: EdgeadaptError | None = None
+    failed_at: float = 0.0
+    wait_s: float = 0.0
 
 
 class Labels:
@@ -58,17 +69,15 @@ class Labels:
         most: labels that may wait for their turn.
     """
 
-    def __init__(self, naming: SampleRegistry, lend: Lend, most: int = 10_000) -> None:
-        self.received, self.refused, self.dropped = 0, 0, 0
+    def __init__(self, registry: SampleRegistry, borrow: Borrow, most: int = 10_000) -> None:
+        self.counts = dict.fromkeys(("received", "refused", "dropped"), 0)
         self.error = ""
-        self._failure: EdgeadaptError | None = None  # why labels wait to be tried again
-        self._failed_at = 0.0
         self._unsaid, self._quiet_until = 0, 0.0  # refused labels since a line of the log
-        self.naming = naming
-        self._lend, self._most = lend, most
+        self.registry = registry
+        self._borrow, self._most = borrow, most
         self._queue: deque[_Given] = deque()
         self._changed = threading.Condition()
-        self._retry_s = 0.0
+        self._retry = _Retry()
         self._is_hurried = self._is_closing = False
         self._under_way = 0  # labels that left the queue and may not have reached the disk
         self._held_back = 0  # callers for whom no label leaves the queue
@@ -90,27 +99,28 @@ class Labels:
         """
         said = [LabelArrival(name or sample, label, source)] if label is not None else []
         if name:
-            said = self.naming.came(source, name, sample) + said
+            said = self.registry.came(source, name, sample) + said
         is_taken = not said or self._add([_Given(one, sample) for one in said])
         return is_taken or label is None
 
-    def give(self, labels: Sequence[LabelArrival], timeout_s: float) -> list[Told]:
+    def give(self, labels: Sequence[LabelArrival], timeout_s: float) -> list[LabelOutcome]:
         """Labels from somebody who waits for what becomes of them, in their order."""
-        told: list[Told | None] = [None] * len(labels)
+        found: list[LabelOutcome | None] = [None] * len(labels)
         left = threading.Semaphore(0)
 
-        def tell_of(row: int) -> Callable[[Told], None]:
-            def tell(what: Told) -> None:
-                told[row] = what
+        def report_to(row: int) -> Callable[[LabelOutcome], None]:
+            def report(what: LabelOutcome) -> None:
+                found[row] = what
                 left.release()
 
-            return tell
+            return report
 
         if not self._add(
-            [_Given(label, tell=tell_of(row)) for row, label in enumerate(labels)], is_hurried=True
+            [_Given(label, report=report_to(row)) for row, label in enumerate(labels)],
+            is_hurried=True,
         ):
             return [
-                Told(
+                LabelOutcome(
                     label.sample, "refused", "too many labels wait, or the daemon stops: try again"
                 )
                 for label in labels
@@ -121,8 +131,8 @@ class Labels:
                 break
         late = f"not done within {timeout_s:g} s; it may still be"
         return [
-            what if what is not None else Told(label.sample, "refused", late)
-            for label, what in zip(labels, told, strict=True)
+            what if what is not None else LabelOutcome(label.sample, "refused", late)
+            for label, what in zip(labels, found, strict=True)
         ]
 
     def settle(self, timeout_s: float) -> bool:
@@ -132,17 +142,17 @@ class Labels:
                 lambda: not self._queue and not self._under_way, timeout_s
             )
 
-    def let_go(
+    def drop(
         self, is_meant: Callable[[LabelArrival, str], bool], timeout_s: float
     ) -> list[tuple[LabelArrival, str]]:
         """Drop labels that wait for their turn or for room; those that are under way have reached
         the learner when this returns, or wait again.
 
         Args:
-            is_meant: told the label and the id of its sample, or the name where no sample has it.
+            is_meant: takes the label and the id of its sample, or the name where no sample has it.
 
         Returns:
-            What was dropped, as ``is_meant`` was told of it.
+            What was dropped, as ``is_meant`` took it.
 
         Raises:
             StateError: what is under way has not arrived in time; nothing was dropped.
@@ -164,12 +174,12 @@ class Labels:
                 self._held_back -= 1
                 self._changed.notify_all()
         for given in gone:
-            self._tell(given, "refused", "it was forgotten")
+            self._report(given, "refused", "it was forgotten")
         return [(given.label, sample) for given, sample in gone.items()]
 
     def _meant_by(self, given: _Given) -> str:
         try:
-            return given.id or self.naming.find(given.label) or given.label.sample
+            return given.id or self.registry.find(given.label) or given.label.sample
         except InputError:  # several have the name: it will be refused
             return given.label.sample
 
@@ -190,24 +200,22 @@ class Labels:
         """Why labels wait to be tried again, or the last was refused lately; empty once one was
         taken.
         """
-        is_held = self._queue or time.monotonic() - self._failed_at < _LATELY_S
-        return str(self._failure) if self._retry_s and is_held else ""
+        is_held = self._queue or time.monotonic() - self._retry.failed_at < _LATELY_S
+        return str(self._retry.failure) if self._retry.wait_s and is_held else ""
 
     def counters(self) -> dict[str, Any]:
         """For a status line."""
         return {
-            "received": self.received,
-            "refused": self.refused,
-            "dropped": self.dropped,
+            **self.counts,
             "queued": len(self._queue),
             "error": self.error,
-            **self.naming.counters(),
+            **self.registry.counters(),
         }
 
     def _add(self, given: Sequence[_Given], *, is_hurried: bool = False) -> bool:
         with self._changed:
             if self._is_closing or len(self._queue) + len(given) > self._most:
-                self.dropped += len(given)
+                self.counts["dropped"] += len(given)
                 return False
             self._queue.extend(given)
             self._is_hurried |= is_hurried
@@ -217,14 +225,14 @@ class Labels:
     def _run(self) -> None:
         while True:
             with self._changed:
-                if self._retry_s:
+                if self._retry.wait_s:
                     self._changed.wait_for(
-                        lambda: self._is_hurried or self._is_closing, self._retry_s
+                        lambda: self._is_hurried or self._is_closing, self._retry.wait_s
                     )
                 self._changed.wait_for(
                     lambda: (self._queue and not self._held_back) or self._is_closing, 1.0
                 )
-                if self._is_closing and (not self._queue or self._retry_s):
+                if self._is_closing and (not self._queue or self._retry.wait_s):
                     return
                 self._is_hurried = False
                 batch = [
@@ -232,13 +240,13 @@ class Labels:
                     for _ in range(0 if self._held_back else min(_AT_ONCE, len(self._queue)))
                 ]
                 self._under_way = len(batch)
-            self.naming.expire()
+            self.registry.expire()
             try:
                 self._turn(batch)
             except Exception as error:  # the thread outlives what it does not know
                 log.exception("labels could not be given")
                 for given in batch:
-                    self._tell(given, "refused", StateError(f"{type(error).__name__}: {error}"))
+                    self._report(given, "refused", StateError(f"{type(error).__name__}: {error}"))
             with self._changed:
                 self._under_way = 0
                 self._changed.notify_all()
@@ -265,19 +273,19 @@ class Labels:
     def _sample_of(self, given: _Given) -> str | None:
         """The id to label, or None for a label that waits or was refused."""
         try:
-            sample = given.id if given.id is not None else self.naming.find(given.label)
+            sample = given.id if given.id is not None else self.registry.find(given.label)
             if sample is None and AN_ID.fullmatch(given.label.sample):
                 # an id of the learner's, or a name that looks like one: see _refuse
                 return given.label.sample
             if sample is None:
-                sample = self.naming.find(given.label, hold=True)
+                sample = self.registry.find(given.label, hold=True)
         except InputError as error:
-            self._tell(given, "refused", error)
+            self._report(given, "refused", error)
             return None
         if sample is None:
-            self._tell(given, "waiting", "no sample of this name has come yet")
+            self._report(given, "waiting", "no sample of this name has come yet")
         elif not sample:
-            self._tell(
+            self._report(
                 given,
                 "refused",
                 InputError(
@@ -293,14 +301,15 @@ class Labels:
         if not group:
             return []
         try:
-            with self._lend() as learner:
+            with self._borrow() as learner:
                 learner.label(
                     list(group),
                     [given.label.label for given in group.values()],
                     source=next(iter(group.values())).label.source,
                 )
         except (StorageError, BudgetError) as error:
-            self.error, self._failure, self._failed_at = str(error), error, time.monotonic()
+            self.error = str(error)
+            self._retry.failure, self._retry.failed_at = error, time.monotonic()
             return list(group.values())
         except EdgeadaptError as error:
             if len(group) > 1:
@@ -311,9 +320,9 @@ class Labels:
                 ]
             self._refuse(*next(iter(group.items())), error)
             return []
-        self._retry_s, self.error = 0.0, ""
+        self._retry.wait_s, self.error = 0.0, ""
         for sample, given in group.items():
-            self._tell(given, "received", id=sample)
+            self._report(given, "received", id=sample)
         return []
 
     def _refuse(self, sample: str, given: _Given, error: EdgeadaptError) -> None:
@@ -323,43 +332,41 @@ class Labels:
         # it looked like an id and is none: then it may be the name of a sample that is still to
         # come
         if is_unknown:
-            found = self.naming.find(given.label, hold=True)
+            found = self.registry.find(given.label, hold=True)
             if found is None:
-                return self._tell(given, "waiting", str(error))
-            self._put_back([_Given(given.label, found, given.tell)], retry=False)
+                return self._report(given, "waiting", str(error))
+            self._put_back([_Given(given.label, found, given.report)], retry=False)
         else:
-            self._tell(given, "refused", error)
+            self._report(given, "refused", error)
 
     def _put_back(self, batch: Sequence[_Given], *, retry: bool = True) -> None:
-        """To the front of the queue. ``retry``: after a while; whoever waits is told now that there
-        is no room.
-        """
+        """To the front of the queue. ``retry``: after a while; whoever waits is refused now."""
         with self._changed:
             self._queue.extendleft(reversed(batch))
             if not retry:
                 return
-            self._retry_s = min(_LAST_RETRY_S, max(_FIRST_RETRY_S, 2 * self._retry_s))
-            waiting = [given for given in self._queue if given.tell is not None]
-            self._queue = deque(given for given in self._queue if given.tell is None)
+            self._retry.wait_s = min(_LAST_RETRY_S, max(_FIRST_RETRY_S, 2 * self._retry.wait_s))
+            waiting = [given for given in self._queue if given.report is not None]
+            self._queue = deque(given for given in self._queue if given.report is None)
         for given in waiting:
-            self._tell(given, "refused", self._failure or self.error)
-        log.warning("labels wait, tried again in %.0f s: %s", self._retry_s, self.error)
+            self._report(given, "refused", self._retry.failure or self.error)
+        log.warning("labels wait, tried again in %.0f s: %s", self._retry.wait_s, self.error)
 
-    def _tell(
+    def _report(
         self, given: _Given, outcome: Outcome, why: EdgeadaptError | str = "", id: str = ""
     ) -> None:
-        self.received += outcome == "received"
-        self.refused += outcome == "refused"
-        if outcome == "refused" and given.tell is None:
+        self.counts["received"] += outcome == "received"
+        self.counts["refused"] += outcome == "refused"
+        if outcome == "refused" and given.report is None:
             self.error = f"{given.label.sample}: {why}"
             self._unsaid += 1
             if time.monotonic() >= self._quiet_until:
                 text = "label of %s from %s refused, %d since the last line: %.300s"
                 log.info(text, given.label.sample[:100], given.label.source, self._unsaid, why)
                 self._unsaid, self._quiet_until = 0, time.monotonic() + _QUIET_S
-        if given.tell is not None:
-            given.tell(
-                Told(
+        if given.report is not None:
+            given.report(
+                LabelOutcome(
                     given.label.sample,
                     outcome,
                     str(why),
@@ -369,4 +376,4 @@ class Labels:
             )
 
 
-__all__ = ["Labels", "Lend", "Told"]
+__all__ = ["Borrow", "LabelOutcome", "Labels"]

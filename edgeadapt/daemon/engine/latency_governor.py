@@ -36,7 +36,7 @@ class LatencyGovernor:
     """Fed by the loop, read by anyone.
 
     Args:
-        pause: told True when the learner has to wait, and False when it may go on.
+        pause: called with True when the learner has to wait, and False when it may go on.
         p99_ratio: the most by which learning may slow the slowest answers; infinity never pauses.
         clock: monotonic seconds.
     """

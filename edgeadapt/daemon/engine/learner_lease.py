@@ -1,4 +1,4 @@
-"""The learner that the settings name, and its lending: it may be replaced only while nobody has
+"""The learner that the settings name, and its lease: it may be replaced only while nobody has
 it.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 import edgeadapt
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.daemon.config.schema import Settings
-from edgeadapt.daemon.engine.loop import stacked
+from edgeadapt.daemon.engine.batches import stacked
 from edgeadapt.daemon.messages import Arrival
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import Learner
@@ -25,7 +25,7 @@ from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BundleError, InputError
 from edgeadapt.runtime import Runtime, open_runtime
 
-# the watchdog is told that all is well while a bundle is being replaced, but no longer than this
+# the watchdog gets its sign of life while a bundle is being replaced, but no longer than this
 _LONGEST_SWAP_S = 120.0
 
 
@@ -93,7 +93,7 @@ class LearnerLease:
         self._changed = threading.Condition()
 
     @contextmanager
-    def lend(self, while_waiting: Callable[[], None] | None = None) -> Iterator[Learner]:
+    def borrow(self, while_waiting: Callable[[], None] | None = None) -> Iterator[Learner]:
         """The learner; a thread that has it must not ask for it again."""
         started = time.monotonic()
         with self._changed:

@@ -1,5 +1,5 @@
-"""The one thread that answers: a batch of one stream in, an answer per sample out, and the watchdog
-told that it lives.
+"""The one thread that answers: a batch of one stream in, an answer per sample out, and a sign
+of life for the watchdog.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from edgeadapt.daemon.config.schema import LoopSection
+from edgeadapt.daemon.engine.batches import Said, answer_of, stacked
 from edgeadapt.daemon.engine.label_queue import Labels
 from edgeadapt.daemon.engine.latency_governor import LatencyGovernor
 from edgeadapt.daemon.messages import Answer, Arrival, SampleQueue, refused
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import EdgeadaptError, InputError
-from edgeadapt.results import Observation, Prediction, Question, Reading
+from edgeadapt.results import Observation, Question, Reading
 
 log = logging.getLogger("edgeadapt.daemon")
-Said = Observation | Prediction | str
-"""What the learner said about a batch, or why a sample has no answer."""
 _TURN_S = 0.25  # without samples: the watchdog and a pause are looked after this often
 _ASKED_EVERY_S = 1.0
 _STREAMS = 256  # of which the last reading is kept
@@ -33,38 +31,37 @@ _RECENT = 16  # inputs kept to compare a new bundle with
 
 
 class Loop:
-    """Takes from the inbox, answers, and tells whoever waits; only ``stop`` and the numbers are for
-    other threads.
+    """Takes from the inbox, answers, and replies to whoever waits; only ``stop`` and the numbers
+    are for other threads.
 
     Args:
-        lend: the learner for one batch; calls its argument while it waits for a swap to end.
+        borrow: the learner for one batch; calls its argument while it waits for a swap to end.
         emit: takes every event for the sinks; must not raise or block.
         beat: called on every turn: the watchdog.
-        batch: samples answered together, at most.
-        rate_hz: a sample older than 1 / rate_hz when its turn comes is answered by ``predict`` and
-            counted as ``unadapted``, unless it has a label; 0 observes all.
-        observed: told (stream, samples, seconds) of every batch.
+        settings: ``batch``, the most samples answered together, and ``rate_hz``: a sample older
+            than 1 / rate_hz when its turn comes is answered by ``predict`` and counted as
+            ``unadapted``, unless it has a label; None observes all. May be replaced while it runs.
+        observed: takes (stream, samples, seconds) of every batch.
     """
 
     def __init__(
         self,
-        lend: Callable[[Callable[[], None]], AbstractContextManager[Learner]],
+        borrow: Callable[[Callable[[], None]], AbstractContextManager[Learner]],
         inbox: SampleQueue,
         labels: Labels,
-        pace: LatencyGovernor,
+        governor: LatencyGovernor,
+        settings: LoopSection,
         *,
         emit: Callable[[Mapping[str, Any]], None],
         beat: Callable[[], None],
-        batch: int = 8,
-        rate_hz: float = 0.0,
         observed: Callable[[str, int, float], None] | None = None,
     ) -> None:
-        self.batch, self.rate_hz = batch, rate_hz
-        self.answered, self.unadapted, self.refused, self.failures, self.batches = 0, 0, 0, 0, 0
+        self.settings = settings
+        self.counts = dict.fromkeys(("answered", "unadapted", "refused", "failures", "batches"), 0)
         self.error = ""
         self.last_turn = time.monotonic()
         self.recent: deque[Arrival] = deque(maxlen=_RECENT)
-        self._lend, self._inbox, self._labels, self._pace = lend, inbox, labels, pace
+        self._borrow, self._inbox, self._labels, self._governor = borrow, inbox, labels, governor
         self._emit, self._beat, self._observed = emit, beat, observed
         # the last reading, samples, seconds since the epoch
         self._streams: OrderedDict[str, tuple[Reading, int, float]] = OrderedDict()
@@ -111,22 +108,15 @@ class Loop:
 
     def counters(self) -> dict[str, Any]:
         """For a status line."""
-        return {
-            "answered": self.answered,
-            "unadapted": self.unadapted,
-            "refused": self.refused,
-            "failures": self.failures,
-            "batches": self.batches,
-            "error": self.error,
-        }
+        return {**self.counts, "error": self.error}
 
     def _run(self) -> None:
         while not self._stop.is_set():
             self.last_turn = time.monotonic()
             self._beat()
-            self._pace.tick()
+            self._governor.tick()
             try:
-                if arrivals := self._inbox.take(self.batch, _TURN_S):
+                if arrivals := self._inbox.take(self.settings.batch, _TURN_S):
                     self._answer(arrivals)
                 self._ask()
             except Exception as error:  # what nobody foresaw: the loop outlives it
@@ -135,17 +125,17 @@ class Loop:
     def _answer(self, arrivals: Sequence[Arrival]) -> None:
         for group, is_observed in self._parted(arrivals):
             started = time.monotonic()
-            with self._lend(self._beat) as learner:
+            with self._borrow(self._beat) as learner:
                 taken = time.perf_counter()
                 was_learning = _is_learning(learner)
                 said = self._try(learner, group, is_observed)
                 seconds = time.perf_counter() - taken
                 is_learning = was_learning or _is_learning(learner)
-            self._pace.record(seconds, is_learning=is_learning)  # it may ask for the learner
+            self._governor.record(seconds, is_learning=is_learning)  # it may ask for the learner
             if self._observed is not None:
                 self._observed(group[0].stream, len(group), seconds)
             for arrival, (what, row) in zip(group, said, strict=True):
-                self._tell(
+                self._report(
                     arrival,
                     answer_of(
                         arrival,
@@ -155,26 +145,16 @@ class Loop:
                         took_ms=1e3 * seconds,
                     ),
                 )
-            self.batches += 1
+            self.counts["batches"] += 1
 
     def _parted(self, arrivals: Sequence[Arrival]) -> list[tuple[Sequence[Arrival], bool]]:
         """Samples that are too late to be observed, and those that are not."""
-        if self.rate_hz <= 0.0:
+        if self.settings.rate_hz is None:
             return [(arrivals, True)]
-        oldest = time.monotonic() - 1.0 / self.rate_hz
-        late = [one.came < oldest and one.label is None for one in arrivals]
-        parts = [
-            (
-                [
-                    one
-                    for one, is_late in zip(arrivals, late, strict=True)
-                    if is_late != is_observed
-                ],
-                is_observed,
-            )
-            for is_observed in (False, True)
-        ]
-        return [(group, is_observed) for group, is_observed in parts if group]
+        oldest = time.monotonic() - 1.0 / self.settings.rate_hz
+        late = [one for one in arrivals if one.came < oldest and one.label is None]
+        due = [one for one in arrivals if one.came >= oldest or one.label is not None]
+        return [(group, is_due) for group, is_due in ((late, False), (due, True)) if group]
 
     def _try(
         self, learner: Learner, arrivals: Sequence[Arrival], is_observed: bool
@@ -190,7 +170,7 @@ class Loop:
                 self._see(arrivals, said)
             else:
                 said = learner.predict(x, features=features, stream=arrivals[0].stream)
-                self.unadapted += len(arrivals)
+                self.counts["unadapted"] += len(arrivals)
             return [(said, row) for row in range(len(arrivals))]
         except InputError as error:
             if len(arrivals) > 1:
@@ -201,7 +181,7 @@ class Loop:
             return [(f"{type(error).__name__}: {error}", row) for row in range(len(arrivals))]
 
     def _failed(self, error: Exception) -> None:
-        self.failures += 1
+        self.counts["failures"] += 1
         before, self.error = self.error, f"{type(error).__name__}: {error}"
         if self.error != before:  # the same once more is only counted
             log.error(
@@ -223,18 +203,18 @@ class Loop:
             self._streams.popitem(last=False)
         self.recent.append(last)
 
-    def _tell(self, arrival: Arrival, answer: Answer) -> None:
+    def _report(self, arrival: Arrival, answer: Answer) -> None:
         """The reply, the sinks, and the labels that this sample has; one that fails does not keep
-        the others from being told.
+        the others from theirs.
 
-        Whoever brought it with a label that is dropped is told so instead of the answer: it may
+        Whoever brought it with a label that is dropped gets that instead of the answer: it may
         bring both again.
         """
         is_kept = True
         if answer.error:
-            self.refused += 1
+            self.counts["refused"] += 1
         else:
-            self.answered += 1
+            self.counts["answered"] += 1
             is_kept = self._labels.came(arrival.source, arrival.name, answer.id, arrival.label)
         try:
             if arrival.reply is not None:
@@ -251,45 +231,12 @@ class Loop:
         if now - self._asked_at < _ASKED_EVERY_S:
             return
         self._asked_at = now
-        with self._lend(self._beat) as learner:
+        with self._borrow(self._beat) as learner:
             questions = learner.questions(limit=100)
         for question in questions:
             if question.id not in self._asked:
                 self._emit(question_event(question))
         self._asked = {question.id for question in questions}
-
-
-def stacked(
-    arrivals: Sequence[Arrival],
-) -> tuple[NDArray[Any] | None, dict[str, NDArray[Any]] | None]:
-    """A batch of samples that all have inputs, or all features.
-
-    Raises:
-        InputError: they differ in shape, dtype or kinds of features: a stack of unlike samples
-            would be converted silently.
-    """
-    first = arrivals[0]
-    if first.x is not None:
-        return _stack([one.x for one in arrivals], "inputs"), None
-    if first.features is None:
-        raise InputError("a sample has neither an input nor features")
-    if any(
-        one.features is None or one.features.keys() != first.features.keys() for one in arrivals
-    ):
-        raise InputError("samples of one batch have different features")
-    return None, {
-        name: _stack([(one.features or {})[name] for one in arrivals], f"features[{name!r}]")
-        for name in first.features
-    }
-
-
-def _stack(values: Sequence[NDArray[Any] | None], what: str) -> NDArray[Any]:
-    rows = [np.asarray(value) for value in values]
-    if len(rows) == 1:
-        return rows[0][None]
-    if len({(row.shape, row.dtype) for row in rows}) > 1:
-        raise InputError(f"{what} of one batch differ in shape or dtype")
-    return np.stack(rows)
 
 
 def question_event(question: Question) -> dict[str, Any]:
@@ -306,53 +253,9 @@ def question_event(question: Question) -> dict[str, Any]:
     }
 
 
-def answer_of(
-    arrival: Arrival, said: Said, row: int, *, waited_ms: float = 0.0, took_ms: float = 0.0
-) -> Answer:
-    """The answer to one sample of a batch; without an id where it was only predicted or refused, as
-    it cannot be labelled then.
-    """
-    if isinstance(said, str):
-        return refused(arrival, said)
-    prediction = said if isinstance(said, Prediction) else said.prediction
-    label = prediction.labels[row]
-    confidence = max(prediction.probs[row].tolist())
-    novelty = prediction.novelty.item(row)
-    if isinstance(said, Prediction):
-        return Answer(
-            arrival.stream,
-            arrival.source,
-            arrival.at,
-            "",
-            arrival.name,
-            label,
-            confidence,
-            novelty,
-            waited_ms=waited_ms,
-            took_ms=took_ms,
-        )
-    reading = said.reading
-    return Answer(
-        arrival.stream,
-        arrival.source,
-        arrival.at,
-        said.ids[row],
-        arrival.name,
-        label,
-        confidence,
-        novelty,
-        said.abstained.item(row),
-        reading.axis,
-        reading.shift,
-        reading.domain,
-        waited_ms,
-        took_ms,
-    )
-
-
 def _is_learning(learner: Learner) -> bool:
     # what is queued does not slow an answer, and while paused it stays queued
     return learner.is_working
 
 
-__all__ = ["Loop", "answer_of", "question_event", "stacked"]
+__all__ = ["Loop", "question_event"]

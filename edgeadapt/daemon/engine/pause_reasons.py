@@ -14,8 +14,8 @@ class PauseReasons:
     ``checkpoint``.
     """
 
-    def __init__(self, lending: LearnerLease) -> None:
-        self._lending = lending
+    def __init__(self, lease: LearnerLease) -> None:
+        self._lease = lease
         self._reasons: set[str] = set()
         self._lock = threading.Lock()
 
@@ -23,12 +23,12 @@ class PauseReasons:
     def reasons(self) -> list[str]:
         return sorted(self._reasons)
 
-    def hold(self, why: str, paused: bool, while_waiting: Callable[[], None] | None = None) -> None:
+    def set(self, why: str, paused: bool, while_waiting: Callable[[], None] | None = None) -> None:
         """Begin or end one reason; borrows the learner."""
-        with self._lending.lend(while_waiting) as learner:
-            self.hold_on(learner, why, paused)
+        with self._lease.borrow(while_waiting) as learner:
+            self.set_on(learner, why, paused)
 
-    def hold_on(self, learner: Learner, why: str, paused: bool) -> None:
+    def set_on(self, learner: Learner, why: str, paused: bool) -> None:
         """The same for whoever has borrowed it already."""
         with self._lock:
             (self._reasons.add if paused else self._reasons.discard)(why)

@@ -78,7 +78,7 @@ class SampleRegistry:
                 if by == source or by not in self._naming
             ]
             return [
-                self._let_go(key)
+                self._pop(key)
                 for key in found + [(whole, by) for by in self._waited_for.get(whole, ())]
             ]
 
@@ -120,11 +120,11 @@ class SampleRegistry:
         self._held[key] = (self._clock(), label)
         self._waited_for.setdefault(label.sample, {})[label.source] = None
         while len(self._held) > self._most_held:
-            self._let_go(next(iter(self._held)))
+            self._pop(next(iter(self._held)))
             self.displaced += 1
 
     def expire(self) -> None:
-        """Let go of labels that have waited too long."""
+        """Drop labels that have waited too long."""
         with self._lock:
             self._expire()
 
@@ -134,10 +134,10 @@ class SampleRegistry:
             key, (at, _) = next(iter(self._held.items()))
             if at >= oldest:
                 return
-            self._let_go(key)
+            self._pop(key)
             self.expired += 1
 
-    def _let_go(self, key: tuple[str, str]) -> LabelArrival:
+    def _pop(self, key: tuple[str, str]) -> LabelArrival:
         sample, by = key
         del self._waited_for[sample][by]
         if not self._waited_for[sample]:

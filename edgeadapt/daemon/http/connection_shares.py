@@ -115,7 +115,7 @@ class Peers:
 
 
 def _dismiss(among: OrderedDict[Guest, None], some: Iterable[Guest]) -> None:
-    """Of ``some``, let one of the address that has the most of them go: the longest silent."""
+    """Of ``some``, drop one of the address that has the most of them: the longest silent."""
     some = list(some)
     counts = Counter(one.address for one in some)
     going = max(some, key=lambda one: counts[one.address])  # of equals the first

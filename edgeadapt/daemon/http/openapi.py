@@ -15,8 +15,9 @@ import msgspec
 
 from edgeadapt import __version__
 from edgeadapt.daemon.decoding.codec import JSON, TEXT
-from edgeadapt.daemon.http.routes import ROUTES, Asked, Reply, Route, Served
+from edgeadapt.daemon.http.routes import ROUTES, Asked, Reply, Route
 from edgeadapt.daemon.http.schemas import Facts, Failure
+from edgeadapt.daemon.operations import Operations
 
 _REF = "#/components/schemas/{name}"
 _WHY = {
@@ -146,15 +147,12 @@ def document_text() -> str:
     return msgspec.json.format(msgspec.json.encode(document()), indent=2).decode() + "\n"
 
 
-def _document(service: Served, asked: Asked) -> Reply:
+def _document(operations: Operations, asked: Asked) -> Reply:
     """This description, as OpenAPI 3.1."""
     return Reply(document_text().encode())
 
 
-ALL_ROUTES = (
-    *ROUTES,
-    Route("GET", "/openapi.json", "view", _document, Facts, is_probe=True),
-)
+ALL_ROUTES = (*ROUTES, Route("GET", "/openapi.json", "view", _document, Facts, is_probe=True))
 """What the server answers: the table and its description."""
 
 

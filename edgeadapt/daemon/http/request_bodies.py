@@ -29,7 +29,7 @@ _READING = threading.Lock()  # long JSON is read one request at a time
 
 
 def is_costly(media: str, body: bytes) -> bool:
-    """A picture that is read aside: it may take seconds."""
+    """A picture that is read in a process of its own: it may take seconds."""
     return media in (PNG, JPEG) and not is_light(body)
 
 

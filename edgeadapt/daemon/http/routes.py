@@ -7,16 +7,13 @@ inbox fits the bundle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, TypeVar, get_type_hints
 
 import msgspec
-import numpy as np
 from msgspec import UNSET, Struct, UnsetType
-from numpy.typing import NDArray
 
-from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon.config.users import ADMIN, Role, User
 from edgeadapt.daemon.decoding.codec import (
     JPEG,
@@ -30,45 +27,10 @@ from edgeadapt.daemon.decoding.codec import (
     encode,
 )
 from edgeadapt.daemon.decoding.images import png_of
+from edgeadapt.daemon.http import schemas
 from edgeadapt.daemon.http.request_bodies import batch_of
-from edgeadapt.daemon.http.schemas import (
-    Answers,
-    AskedSample,
-    Asking,
-    AtCommit,
-    AtMost50,
-    AtMost100,
-    Change,
-    Classes,
-    Decision,
-    Decisions,
-    Facts,
-    Failure,
-    Forget,
-    Forgotten,
-    Freeze,
-    History,
-    InStream,
-    InStreamNamed,
-    InWindow,
-    Labels,
-    LabelsTold,
-    Me,
-    NamedSamples,
-    NewClass,
-    NoQuery,
-    OfStream,
-    Pause,
-    Questions,
-    Ready,
-    Samples,
-    Swap,
-    Target,
-    Withdraw,
-    Withdrawn,
-)
-from edgeadapt.daemon.messages import Answer
-from edgeadapt.daemon.monitoring.time_series import Past, Window
+from edgeadapt.daemon.monitoring.time_series import Past
+from edgeadapt.daemon.operations import Operations
 from edgeadapt.errors import (
     BudgetError,
     CapacityError,
@@ -78,62 +40,7 @@ from edgeadapt.errors import (
     StateError,
     StorageError,
 )
-from edgeadapt.results import Commit, Quality, Question, Receipt
-
-if TYPE_CHECKING:
-    from edgeadapt.daemon.monitoring.metrics import Metrics
-
-
-class Served(Protocol):
-    """What HTTP needs of the daemon. Methods are called from several threads at once, and may take
-    as long as the time-out of a request.
-    """
-
-    @property
-    def metrics(self) -> Metrics | None: ...
-    @property
-    def manifest(self) -> Manifest: ...
-    def predict(
-        self, x: Any = None, *, features: Mapping[str, Any] | None = None, stream: str = "default"
-    ) -> Sequence[Answer]: ...
-    def observe(
-        self,
-        x: Any = None,
-        *,
-        features: Mapping[str, Any] | None = None,
-        stream: str = "default",
-        names: Sequence[str] = (),
-    ) -> Sequence[Answer]: ...
-    def label(self, items: Sequence[tuple[str, str]], source: str = "") -> Mapping[str, Any]: ...
-    def forget(
-        self,
-        samples: Sequence[str] | None = None,
-        *,
-        source: str | None = None,
-        classes: Sequence[str] | None = None,
-        before: float | None = None,
-        after: float | None = None,
-    ) -> Receipt: ...
-    def withdraw(self, samples: Sequence[str], source: str | None = None) -> int: ...
-    def quality(self) -> Quality: ...
-    def questions(self, limit: int = 5) -> Sequence[Question]: ...
-    def alike(self, samples: Sequence[str]) -> Mapping[str, int]: ...
-    def frame_of(self, question: str) -> NDArray[np.uint8] | None: ...
-    def picture_of(self, stream: str, sample: str = "") -> NDArray[np.uint8] | None: ...
-    def series(self, window: Window = "minutes") -> Past: ...
-    def classes(self) -> Sequence[str]: ...
-    def add_class(self, name: str) -> None: ...
-    def remove_class(self, name: str) -> None: ...
-    def history(self, limit: int = 50) -> Sequence[Commit]: ...
-    def decisions(self, limit: int = 100) -> Sequence[tuple[float, str, str, str, str]]: ...
-    def rollback(self, to: int | None = None) -> int: ...
-    def freeze(self, frozen: bool) -> None: ...
-    def pause(self, paused: bool) -> None: ...
-    def checkpoint(self) -> int: ...
-    def swap(self, path: str) -> Mapping[str, Any]: ...
-    def health(self) -> Mapping[str, Any]: ...
-    def ready(self) -> tuple[bool, str]: ...
-    def status(self) -> Mapping[str, Any]: ...
+from edgeadapt.results import Quality, Question
 
 
 # -- the routes ------------------------------------------------------------------------------------
@@ -173,9 +80,9 @@ class Route:
     method: str
     path: str
     role: Role
-    run: Callable[[Served, Asked], Any]
+    run: Callable[[Operations, Asked], Any]
     answer: Any
-    query: type[Struct] = NoQuery
+    query: type[Struct] = schemas.NoQuery
     body: type[Struct] | None = None
     media: tuple[str, ...] = ()
     refusals: tuple[int, ...] = ()
@@ -187,24 +94,54 @@ class Route:
         return " ".join((self.run.__doc__ or "").partition("\n\n")[0].split())
 
 
-def _predict(service: Served, asked: Asked) -> Answers:
+T = TypeVar("T")
+ROUTES: list[Route] = []
+_BATCHES = (NPY, PNG, JPEG)
+_WRITES = (429, 507)  # refusals of what is written to the state folder
+
+
+def route(
+    method: str, path: str, role: Role, answer: Any = None, **more: Any
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Enter a function into ``ROUTES``; see ``Route``. ``answer``: by default what it returns."""
+
+    def enter(run: Callable[..., T]) -> Callable[..., T]:
+        returned = answer or get_type_hints(run)["return"]
+        ROUTES.append(Route(method, path, role, run, returned, **more))
+        return run
+
+    return enter
+
+
+@route("POST", "/v1/predict", "view", query=schemas.InStream, body=schemas.Samples, media=_BATCHES)
+def _predict(operations: Operations, asked: Asked) -> schemas.Answers:
     """Answer a batch and change nothing."""
-    x, features, _ = batch_of(asked.media, asked.body, service.manifest)
-    return Answers(answers=tuple(service.predict(x, features=features, stream=_stream_of(asked))))
+    x, features, _ = batch_of(asked.media, asked.body, operations.manifest)
+    return schemas.Answers(
+        answers=tuple(operations.predict(x, features=features, stream=_stream_of(asked)))
+    )
 
 
-def _observe(service: Served, asked: Asked) -> Answers:
+@route(
+    "POST",
+    "/v1/observe",
+    "label",
+    query=schemas.InStreamNamed,
+    body=schemas.NamedSamples,
+    media=_BATCHES,
+)
+def _observe(operations: Operations, asked: Asked) -> schemas.Answers:
     """Answer a batch of a stream, and let the learner learn from how it looks."""
-    x, features, count = batch_of(asked.media, asked.body, service.manifest)
+    x, features, count = batch_of(asked.media, asked.body, operations.manifest)
     names = (asked.body.names if asked.media == JSON else ()) or (
         (asked.query.name,) if asked.query.name else ()
     )
     if names and len(names) != count:
         raise InputError(f"{count} samples have {count} names, got {len(names)}")
-    answers = tuple(service.observe(x, features=features, stream=_stream_of(asked), names=names))
+    answers = tuple(operations.observe(x, features=features, stream=_stream_of(asked), names=names))
     if answers and all(answer.error for answer in answers):
         raise Refused(503, "Dropped", answers[0].error, retry_s=1)
-    return Answers(answers=answers)
+    return schemas.Answers(answers=answers)
 
 
 def _stream_of(asked: Asked) -> str:
@@ -212,40 +149,51 @@ def _stream_of(asked: Asked) -> str:
     return asked.query.stream if isinstance(stream, UnsetType) else str(stream)
 
 
-def _label(service: Served, asked: Asked) -> LabelsTold:
+@route("POST", "/v1/labels", "label", body=schemas.Labels, refusals=_WRITES)
+def _label(operations: Operations, asked: Asked) -> schemas.LabelsTold:
     """Label samples by id or by your own name for them; a label may come before its sample."""
     source = asked.user.name or asked.body.source  # what somebody calls himself is no proof
-    told = service.label([(item.sample, item.label) for item in asked.body.labels], source)
-    return msgspec.convert(told, LabelsTold)
+    told = operations.label([(item.sample, item.label) for item in asked.body.labels], source)
+    return msgspec.convert(told, schemas.LabelsTold)
 
 
-def _forget(service: Served, asked: Asked) -> Forgotten:
+@route("POST", "/v1/forget", "admin", body=schemas.Forget, refusals=_WRITES, is_slow=True)
+def _forget(operations: Operations, asked: Asked) -> schemas.Forgotten:
     """Remove labelled samples as if they had never been."""
     what = asked.body
-    receipt = service.forget(
+    receipt = operations.forget(
         what.samples, source=what.source, classes=what.classes, before=what.before, after=what.after
     )
-    return Forgotten(
-        removed=receipt.removed,
-        subtracted=receipt.subtracted,
-        snapshots=receipt.snapshots,
-        moved=receipt.moved,
-        exact=tuple(receipt.exact),
-        unreachable=tuple(receipt.unreachable),
+    return msgspec.convert(receipt, schemas.Forgotten, from_attributes=True)
+
+
+@route("POST", "/v1/withdraw", "label", body=schemas.Withdraw, refusals=_WRITES, is_slow=True)
+def _withdraw(operations: Operations, asked: Asked) -> schemas.Withdrawn:
+    """Take labels back without forgetting their samples: your own, or as an admin anybody's."""
+    source = None if asked.user.may("admin") else asked.user.name
+    return schemas.Withdrawn(withdrawn=operations.withdraw(asked.body.samples, source))
+
+
+@route("GET", "/v1/quality", "view")
+def _quality(operations: Operations, asked: Asked) -> Quality:
+    """How good the answers are in the field, and what the next ten labels are expected to bring."""
+    return operations.quality()
+
+
+@route("GET", "/v1/questions", "view", query=schemas.Asking)
+def _questions(operations: Operations, asked: Asked) -> schemas.Questions:
+    """What the learner wants to know, oldest first or like beside like; answer with a label."""
+    found = list(operations.questions(asked.query.limit))
+    groups = operations.alike([q.id for q in found]) if asked.query.alike and found else {}
+    place = {sample: number for number, sample in enumerate(groups)}
+    found.sort(key=lambda q: place.get(q.id, len(place)))
+    return schemas.Questions(
+        questions=tuple(_asked_sample(q, groups.get(q.id, UNSET)) for q in found)
     )
 
 
-def _questions(service: Served, asked: Asked) -> Questions:
-    """What the learner wants to know, oldest first or like beside like; answer with a label."""
-    found = list(service.questions(asked.query.limit))
-    groups = service.alike([q.id for q in found]) if asked.query.alike and found else {}
-    place = {sample: number for number, sample in enumerate(groups)}
-    found.sort(key=lambda q: place.get(q.id, len(place)))
-    return Questions(questions=tuple(_asked_sample(q, groups.get(q.id, UNSET)) for q in found))
-
-
-def _asked_sample(q: Question, group: int | UnsetType) -> AskedSample:
-    return AskedSample(
+def _asked_sample(q: Question, group: int | UnsetType) -> schemas.AskedSample:
+    return schemas.AskedSample(
         id=q.id,
         stream=q.stream,
         why=q.why,
@@ -258,20 +206,10 @@ def _asked_sample(q: Question, group: int | UnsetType) -> AskedSample:
     )
 
 
-def _withdraw(service: Served, asked: Asked) -> Withdrawn:
-    """Take labels back without forgetting their samples: your own, or as an admin anybody's."""
-    source = None if asked.user.may("admin") else asked.user.name
-    return Withdrawn(withdrawn=service.withdraw(asked.body.samples, source))
-
-
-def _quality(service: Served, asked: Asked) -> Quality:
-    """How good the answers are in the field, and what the next ten labels are expected to bring."""
-    return service.quality()
-
-
-def _image(service: Served, asked: Asked) -> Reply:
+@route("GET", "/v1/questions/{id}/image", "view", PNG, refusals=(404,))
+def _image(operations: Operations, asked: Asked) -> Reply:
     """The picture of a question."""
-    frame = service.frame_of(asked.key)
+    frame = operations.frame_of(asked.key)
     if frame is None:
         raise Refused(
             404,
@@ -282,29 +220,33 @@ def _image(service: Served, asked: Asked) -> Reply:
     return Reply(png_of(frame), PNG)
 
 
-def _classes(service: Served, asked: Asked) -> Classes:
+@route("GET", "/v1/classes", "view")
+def _classes(operations: Operations, asked: Asked) -> schemas.Classes:
     """The names of the known classes."""
-    return Classes(classes=tuple(service.classes()))
+    return schemas.Classes(classes=tuple(operations.classes()))
 
 
-def _add_class(service: Served, asked: Asked) -> Classes:
+@route("POST", "/v1/classes", "admin", body=schemas.NewClass, refusals=_WRITES)
+def _add_class(operations: Operations, asked: Asked) -> schemas.Classes:
     """Make room for a class; a known one changes nothing."""
-    service.add_class(asked.body.name)
-    return _classes(service, asked)
+    operations.add_class(asked.body.name)
+    return _classes(operations, asked)
 
 
-def _remove_class(service: Served, asked: Asked) -> Classes:
+@route("DELETE", "/v1/classes/{name}", "admin", refusals=(404, 429, 507))
+def _remove_class(operations: Operations, asked: Asked) -> schemas.Classes:
     """Take a class out of the answers, and its labels out of what was learned."""
-    service.remove_class(asked.key)
-    return _classes(service, asked)
+    operations.remove_class(asked.key)
+    return _classes(operations, asked)
 
 
-def _history(service: Served, asked: Asked) -> History:
+@route("GET", "/v1/history", "view", query=schemas.AtMost50)
+def _history(operations: Operations, asked: Asked) -> schemas.History:
     """Changes, newest first."""
-    found = service.history(asked.query.limit)
-    return History(
+    found = operations.history(asked.query.limit)
+    return schemas.History(
         history=tuple(
-            Change(
+            schemas.Change(
                 number=c.number, time=c.time, kind=c.kind, outcome=c.outcome, detail=dict(c.detail)
             )
             for c in found
@@ -312,152 +254,106 @@ def _history(service: Served, asked: Asked) -> History:
     )
 
 
-def _decisions(service: Served, asked: Asked) -> Decisions:
+@route("GET", "/v1/decisions", "view", query=schemas.AtMost100)
+def _decisions(operations: Operations, asked: Asked) -> schemas.Decisions:
     """What was decided about windows, newest first."""
-    rows = service.decisions(asked.query.limit)
-    return Decisions(
+    rows = operations.decisions(asked.query.limit)
+    return schemas.Decisions(
         decisions=tuple(
-            Decision(time=at, stream=stream, kind=kind, domain=domain, why=why)
+            schemas.Decision(time=at, stream=stream, kind=kind, domain=domain, why=why)
             for at, stream, kind, domain, why in rows
         )
     )
 
 
-def _rollback(service: Served, asked: Asked) -> AtCommit:
-    """Go back to a commit; labels that were learned since are withdrawn."""
-    return AtCommit(commit=service.rollback(asked.body.to))
-
-
-def _freeze(service: Served, asked: Asked) -> Freeze:
-    """Serve and measure, but learn nothing, until it is taken back."""
-    service.freeze(asked.body.frozen)
-    return Freeze(frozen=asked.body.frozen)
-
-
-def _pause(service: Served, asked: Asked) -> Pause:
-    """Hold the work in the background, until it is taken back."""
-    service.pause(asked.body.paused)
-    return Pause(paused=asked.body.paused)
-
-
-def _checkpoint(service: Served, asked: Asked) -> AtCommit:
-    """Finish queued work and make it durable."""
-    return AtCommit(commit=service.checkpoint())
-
-
-def _swap(service: Served, asked: Asked) -> Facts:
-    """Load another bundle, verify, warm and compare it, and switch to it; the old one serves until
-    then.
-    """
-    return dict(service.swap(asked.body.bundle))
-
-
-def _status(service: Served, asked: Asked) -> Facts:
+@route("GET", "/v1/status", "view")
+def _status(operations: Operations, asked: Asked) -> schemas.Facts:
     """Everything that a status page shows."""
-    return dict(service.status())
+    return dict(operations.status())
 
 
-def _series(service: Served, asked: Asked) -> Past:
+@route("GET", "/v1/series", "view", query=schemas.InWindow)
+def _series(operations: Operations, asked: Asked) -> Past:
     """What a status page draws over time."""
-    return service.series(asked.query.window)
+    return operations.series(asked.query.window)
 
 
-def _picture(service: Served, asked: Asked) -> Reply:
+@route("GET", "/v1/latest/image", "view", PNG, query=schemas.OfStream, refusals=(404,))
+def _picture(operations: Operations, asked: Asked) -> Reply:
     """The picture of an answer that the status shows."""
-    frame = service.picture_of(asked.query.stream, asked.query.id)
+    frame = operations.picture_of(asked.query.stream, asked.query.id)
     if frame is None:
         raise Refused(404, "NotFound", f"no picture of stream {asked.query.stream[:100]!r}")
     return Reply(png_of(frame), PNG)
 
 
-def _me(service: Served, asked: Asked) -> Me:
+@route("POST", "/v1/rollback", "admin", body=schemas.Target, refusals=_WRITES, is_slow=True)
+def _rollback(operations: Operations, asked: Asked) -> schemas.AtCommit:
+    """Go back to a commit; labels that were learned since are withdrawn."""
+    return schemas.AtCommit(commit=operations.rollback(asked.body.to))
+
+
+@route("POST", "/v1/freeze", "admin", body=schemas.Freeze)
+def _freeze(operations: Operations, asked: Asked) -> schemas.Freeze:
+    """Serve and measure, but learn nothing, until it is taken back."""
+    operations.freeze(asked.body.frozen)
+    return schemas.Freeze(frozen=asked.body.frozen)
+
+
+@route("POST", "/v1/pause", "admin", body=schemas.Pause)
+def _pause(operations: Operations, asked: Asked) -> schemas.Pause:
+    """Hold the work in the background, until it is taken back."""
+    operations.pause(asked.body.paused)
+    return schemas.Pause(paused=asked.body.paused)
+
+
+@route("POST", "/v1/checkpoint", "admin", refusals=_WRITES, is_slow=True)
+def _checkpoint(operations: Operations, asked: Asked) -> schemas.AtCommit:
+    """Finish queued work and make it durable."""
+    return schemas.AtCommit(commit=operations.checkpoint())
+
+
+@route("POST", "/v1/swap", "admin", body=schemas.Swap, refusals=_WRITES, is_slow=True)
+def _swap(operations: Operations, asked: Asked) -> schemas.Facts:
+    """Load another bundle, verify, warm and compare it, and switch to it; the old one serves until
+    then.
+    """
+    return dict(operations.swap(asked.body.bundle))
+
+
+@route("GET", "/v1/me", "view")
+def _me(operations: Operations, asked: Asked) -> schemas.Me:
     """Who asks, and the role; the name is empty where the single token was shown, or none is
     needed.
     """
-    return Me(name=asked.user.name, role=asked.user.role)
+    return schemas.Me(name=asked.user.name, role=asked.user.role)
 
 
-def _healthz(service: Served, asked: Asked) -> Reply:
+@route("GET", "/healthz", "view", schemas.Facts, is_probe=True)
+def _healthz(operations: Operations, asked: Asked) -> Reply:
     """200 while the loop moves."""
-    health = dict(service.health())
+    health = dict(operations.health())
     return Reply(encode(health), status=200 if health.get("ok") else 503)
 
 
-def _readyz(service: Served, asked: Asked) -> Reply:
+@route("GET", "/readyz", "view", schemas.Ready, is_probe=True)
+def _readyz(operations: Operations, asked: Asked) -> Reply:
     """200 once samples are answered."""
-    ready, reason = service.ready()
-    return Reply(encode(Ready(ready=bool(ready), reason=str(reason))), status=200 if ready else 503)
+    ready, reason = operations.ready()
+    return Reply(
+        encode(schemas.Ready(ready=bool(ready), reason=str(reason))), status=200 if ready else 503
+    )
 
 
-def _metrics(service: Served, asked: Asked) -> Reply:
+@route("GET", "/metrics", "view", TEXT, refusals=(404,), is_probe=True)
+def _metrics(operations: Operations, asked: Asked) -> Reply:
     """Numbers in the text format of Prometheus."""
-    if service.metrics is None:
+    if operations.metrics is None:
         raise Refused(404, "NotFound", "metrics are switched off: metrics.enabled")
     try:
-        return Reply(service.metrics.exposition(service.status), TEXT)
+        return Reply(operations.metrics.exposition(operations.status), TEXT)
     except TimeoutError as error:
         raise Refused(503, "Busy", str(error), retry_s=1) from None
-
-
-_BATCHES = (NPY, PNG, JPEG)
-ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/predict", "view", _predict, Answers, InStream, Samples, _BATCHES),
-    Route("POST", "/v1/observe", "label", _observe, Answers, InStreamNamed, NamedSamples, _BATCHES),
-    Route("POST", "/v1/labels", "label", _label, LabelsTold, body=Labels, refusals=(429, 507)),
-    Route(
-        "POST",
-        "/v1/forget",
-        "admin",
-        _forget,
-        Forgotten,
-        body=Forget,
-        refusals=(429, 507),
-        is_slow=True,
-    ),
-    Route(
-        "POST",
-        "/v1/withdraw",
-        "label",
-        _withdraw,
-        Withdrawn,
-        body=Withdraw,
-        refusals=(429, 507),
-        is_slow=True,
-    ),
-    Route("GET", "/v1/quality", "view", _quality, Quality),
-    Route("GET", "/v1/questions", "view", _questions, Questions, Asking),
-    Route("GET", "/v1/questions/{id}/image", "view", _image, PNG, refusals=(404,)),
-    Route("GET", "/v1/classes", "view", _classes, Classes),
-    Route("POST", "/v1/classes", "admin", _add_class, Classes, body=NewClass, refusals=(429, 507)),
-    Route(
-        "DELETE", "/v1/classes/{name}", "admin", _remove_class, Classes, refusals=(404, 429, 507)
-    ),
-    Route("GET", "/v1/history", "view", _history, History, AtMost50),
-    Route("GET", "/v1/decisions", "view", _decisions, Decisions, AtMost100),
-    Route("GET", "/v1/status", "view", _status, Facts),
-    Route("GET", "/v1/series", "view", _series, Past, InWindow),
-    Route("GET", "/v1/latest/image", "view", _picture, PNG, OfStream, refusals=(404,)),
-    Route(
-        "POST",
-        "/v1/rollback",
-        "admin",
-        _rollback,
-        AtCommit,
-        body=Target,
-        refusals=(429, 507),
-        is_slow=True,
-    ),
-    Route("POST", "/v1/freeze", "admin", _freeze, Freeze, body=Freeze),
-    Route("POST", "/v1/pause", "admin", _pause, Pause, body=Pause),
-    Route(
-        "POST", "/v1/checkpoint", "admin", _checkpoint, AtCommit, refusals=(429, 507), is_slow=True
-    ),
-    Route("POST", "/v1/swap", "admin", _swap, Facts, body=Swap, refusals=(429, 507), is_slow=True),
-    Route("GET", "/v1/me", "view", _me, Me),
-    Route("GET", "/healthz", "view", _healthz, Facts, is_probe=True),
-    Route("GET", "/readyz", "view", _readyz, Ready, is_probe=True),
-    Route("GET", "/metrics", "view", _metrics, TEXT, refusals=(404,), is_probe=True),
-)
 
 
 # -- from bytes to a call, and back ----------------------------------------------------------------
@@ -473,7 +369,7 @@ _STATUS: tuple[tuple[type[EdgeadaptError], int, int | None], ...] = (
 
 def answer(
     route: Route,
-    service: Served,
+    operations: Operations,
     query: Sequence[tuple[str, str]],
     media: str,
     body: bytes,
@@ -492,7 +388,7 @@ def answer(
         Refused: with the status that fits. Anything else is a fault of the daemon.
     """
     try:
-        said = route.run(service, _asked(route, query, media, body, key, user))
+        said = route.run(operations, _asked(route, query, media, body, key, user))
         return said if isinstance(said, Reply) else Reply(encode(said))
     except EdgeadaptError as error:
         status, retry_s = next(
@@ -535,11 +431,9 @@ __all__ = [
     "JSON",
     "MAX_JSON_BYTES",
     "ROUTES",
-    "Failure",
     "Refused",
     "Reply",
     "Route",
-    "Served",
     "answer",
     "encode",
 ]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from edgeadapt.daemon.messages import Answer
 from edgeadapt.daemon.monitoring.time_series import Window
-
-if TYPE_CHECKING:
-    pass
-
 
 MAX_SAMPLES = 256  # of a request
 
@@ -321,52 +317,3 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 Facts = dict[str, Any]
-
-
-__all__ = [
-    "MAX_SAMPLES",
-    "Answers",
-    "AskedSample",
-    "Asking",
-    "AtCommit",
-    "AtMost5",
-    "AtMost50",
-    "AtMost100",
-    "Change",
-    "ClassName",
-    "Classes",
-    "Decision",
-    "Decisions",
-    "Facts",
-    "Failure",
-    "Features",
-    "Forget",
-    "Forgotten",
-    "Freeze",
-    "History",
-    "InStream",
-    "InStreamNamed",
-    "InWindow",
-    "Label",
-    "LabelTold",
-    "Labels",
-    "LabelsTold",
-    "Limit",
-    "Me",
-    "Name",
-    "NamedSamples",
-    "NewClass",
-    "NoQuery",
-    "Numbers",
-    "OfStream",
-    "Pause",
-    "Questions",
-    "Ready",
-    "SampleName",
-    "Samples",
-    "Stream",
-    "Swap",
-    "Target",
-    "Withdraw",
-    "Withdrawn",
-]

@@ -62,7 +62,7 @@ class Taken:
                 del self._marks[next(iter(self._marks))]
 
     def keep(self, present: Iterable[tuple[str, Stamp]]) -> None:
-        """Let go of files that do not lie there any more."""
+        """Drop files that do not lie there any more."""
         here = {_mark(file, stamp) for file, stamp in present}
         with self._lock:
             self._marks = {mark: None for mark in self._marks if mark in here}

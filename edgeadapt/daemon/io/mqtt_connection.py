@@ -1,47 +1,52 @@
-"""A connection to an MQTT broker, driven by one thread: what the source and the sink share.
+"""A connection to an MQTT broker on paho's own thread: what the source and the sink share.
 
-paho-mqtt speaks the protocol (taken under its EDL-1.0, a BSD licence). Its own thread is not used:
-that one cannot be stopped in time, and waits between two tries where nobody sees it. Here whoever
-has the link turns it, and is told by an error that it is gone.
+paho-mqtt speaks the protocol (taken under its EDL-1.0, a BSD licence). Import this module only
+where it is installed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import select
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from edgeadapt.daemon.config.schema import MqttSink, MqttSource, read_secret
-from edgeadapt.errors import InputError
+from paho.mqtt.client import Client, error_string
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+from edgeadapt.daemon.config.schema import MqttSink, MqttSource
+from edgeadapt.daemon.config.secrecy import read_secret
 
 _KEEPALIVE_S = 20
 _PATIENCE_S = 10.0  # for the broker's first answer
 _GOODBYE_S = 0.2
-MOST_IN_FLIGHT = 64  # messages that were published and not yet acknowledged
 
 
-class MqttConnection:
-    """One connection, once: after it is lost another is made. All but ``wake`` is for the one
-    thread that drives it.
+class MqttConnection(Client):
+    """One connection, once: after it is lost another is made. ``loop_start`` begins it; messages
+    and acknowledgements of QoS 1 come to ``on_message`` and ``on_publish``, on paho's thread, and
+    ``ack`` lets the broker forget a message.
 
     Args:
-        section: host, port, username, password_file and tls are taken from it, and ca_file where it
-            has one.
+        section: host, port, username, password_file, tls and ca_file are taken from it.
         is_clean: the broker forgets, and is to forget, what it knows of this client id; else it
             keeps messages while nobody is connected.
         filters: that are subscribed to, with QoS 1.
         will: a topic on which the broker says ``offline``, retained, when this side is gone without
             a word.
-        greeted: told, before any message comes, whether the broker still had a session.
-        message: takes every message, as paho gives it.
-        published: told the number of every message that the broker has taken.
+        on_session: called, before any message comes, with whether the broker still had a session.
+
+    Attributes:
+        ready: set once the broker takes and sends messages.
+
+    Raises:
+        RecipeError: the password cannot be read.
+        OSError: the authority's certificate cannot be read.
     """
 
     def __init__(
@@ -52,34 +57,9 @@ class MqttConnection:
         is_clean: bool,
         filters: Sequence[str] = (),
         will: str = "",
-        greeted: Callable[[bool], None] | None = None,
-        message: Callable[[Any], None] | None = None,
-        published: Callable[[int], None] | None = None,
+        on_session: Callable[[bool], None] = lambda has_session: None,
     ) -> None:
-        self._section = section
-        self._where = f"the broker at {section.host}:{section.port}"
-        self._filters = tuple(filters)
-        self._client = self._new_client(client_id, is_clean, will)
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = lambda client, data, what: (
-            message(what) if message is not None else None
-        )
-        self._client.on_publish = lambda client, data, number, *rest: (
-            published(number) if published is not None else None
-        )
-        self._greeted = greeted
-        self._is_ready, self._why = False, ""
-        self._waker, self._woken = socket.socketpair()
-        self._waker.setblocking(False)
-        self._woken.setblocking(False)
-
-    def _new_client(self, client_id: str, is_clean: bool, will: str) -> Any:
-        from paho.mqtt.client import Client
-        from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-
-        section = self._section
-        client = Client(
+        super().__init__(
             CallbackAPIVersion.VERSION2,
             client_id,
             clean_session=is_clean,
@@ -87,123 +67,100 @@ class MqttConnection:
             reconnect_on_failure=False,
             manual_ack=True,
         )
-        client.connect_timeout = 5.0
-        client.max_inflight_messages_set(MOST_IN_FLIGHT)
+        self.ready = threading.Event()
+        self._section, self._filters, self._on_session = section, tuple(filters), on_session
+        self._where = f"the broker at {section.host}:{section.port}"
+        self._error: Exception | None = None
+        self._patience_end = float("inf")
+        self._ended, self._is_closing = threading.Event(), False
+        self.connect_timeout = 5.0
+        self.max_inflight_messages_set(0)  # bounded where they are sent
+        self.on_connect, self.on_subscribe = self._connected, self._subscribed
+        self.on_socket_open = _send_at_once
         if section.username:
-            client.username_pw_set(
-                section.username,
-                read_secret(section.password_file) if section.password_file is not None else None,
-            )
+            secret = section.password_file
+            self.username_pw_set(section.username, read_secret(secret) if secret else None)
         if section.tls:
-            authority = section.ca_file
-            client.tls_set_context(
-                ssl.create_default_context(cafile=str(authority) if authority is not None else None)
-            )
+            authority = str(section.ca_file) if section.ca_file is not None else None
+            self.tls_set_context(ssl.create_default_context(cafile=authority))
         if will:
-            client.will_set(will, "offline", qos=1, retain=True)
-        return client
+            self.will_set(will, "offline", qos=1, retain=True)
 
-    def open(self, is_stopping: Callable[[], bool]) -> bool:
-        """Connect, log in and subscribe; False if it was stopped meanwhile.
-
-        Raises:
-            ConnectionError: the broker is not there, refuses, or does not answer.
+    @property
+    def failure(self) -> Exception | None:
+        """Why there is no connection: it was lost, refused, or the broker does not answer. None
+        while there is one, or it may still come.
         """
+        if (
+            self._error is None
+            and not self.ready.is_set()
+            and time.monotonic() > self._patience_end
+        ):
+            return ConnectionError(f"{self._where} does not answer")
+        return self._error
+
+    def loop_forever(
+        self, timeout: float = 1.0, retry_first_connection: bool = False
+    ) -> MQTTErrorCode:
+        """What paho's thread runs: connect, and serve the connection until it is lost."""
+        lost = MQTTErrorCode.MQTT_ERR_NO_CONN
         try:
-            self._client.connect(self._section.host, self._section.port, _KEEPALIVE_S)
-            # small packets, each waited for
-            self._client.socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (OSError, ValueError) as error:
-            raise ConnectionError(f"{self._where} cannot be reached: {error}") from error
-        until = time.monotonic() + _PATIENCE_S
-        while not self._is_ready:
-            if is_stopping():
-                return False
-            if time.monotonic() > until:
-                raise ConnectionError(f"{self._where} does not answer")
-            self.turn(0.25)
-        return True
-
-    def turn(self, timeout_s: float) -> None:
-        """Send and receive what there is; waits until there is some, or somebody wakes it.
-
-        Raises:
-            ConnectionError: the connection is lost.
-        """
-        line = self._client.socket()
-        if line is None:
-            raise ConnectionError(self._why or f"{self._where} closed the connection")
-        has_more = bool(getattr(line, "pending", int)())  # bytes that TLS has read already
-        poll = select.poll()
-        poll.register(self._woken, select.POLLIN)
-        poll.register(line, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
-        ready = dict(poll.poll(0.0 if has_more else 1e3 * timeout_s))
-        if self._woken.fileno() in ready:
-            with suppress(BlockingIOError):
-                self._woken.recv(4096)
-        what = ready.get(line.fileno(), 0)
-        failed = 0
-        if has_more or what & ~select.POLLOUT:
-            failed = failed or int(self._client.loop_read())
-        if self._client.want_write():
-            failed = failed or int(self._client.loop_write())
-        failed = failed or int(self._client.loop_misc())
-        if failed or self._why:
-            raise ConnectionError(
-                self._why or f"{self._where}: the connection is lost: {_meaning(failed)}"
+            try:
+                self.connect(self._section.host, self._section.port, _KEEPALIVE_S)
+            except (OSError, ValueError) as error:
+                raise ConnectionError(f"{self._where} cannot be reached: {error}") from error
+            self._patience_end = time.monotonic() + _PATIENCE_S
+            if self._is_closing:  # nobody waits for it any more, and another may have its name
+                self._cut()
+            lost = super().loop_forever(timeout)
+            why = error_string(lost).rstrip(".")
+            self._error = self._error or ConnectionError(
+                f"{self._where}: the connection is lost: {why}"
             )
-
-    def publish(self, topic: str, payload: bytes, *, is_retained: bool = False) -> int:
-        """Send with QoS 1; ``published`` is told the number that comes back here."""
-        return int(self._client.publish(topic, payload, qos=1, retain=is_retained).mid)
-
-    def acknowledge(self, number: int) -> None:
-        """Tell the broker that it may forget a message of QoS 1."""
-        self._client.ack(number, 1)
-
-    def wake(self) -> None:
-        """End the wait of ``turn``; from any thread, at any time."""
-        with suppress(OSError):  # full: it is awake; closed: it is over
-            self._waker.send(b"\0")
+        except Exception as error:  # whatever paho makes of what comes over the wire
+            self._error = self._error or error
+        finally:
+            self._ended.set()
+        return lost
 
     def close(self) -> None:
         """Send what is under way, and say goodbye. Never fails."""
-        line = self._client.socket()
+        self._is_closing = True
         with suppress(Exception):
-            if line is not None and self._is_ready:
-                self._client.disconnect()
-                until = time.monotonic() + _GOODBYE_S
-                while (
-                    self._client.socket() is not None
-                    and self._client.want_write()
-                    and time.monotonic() < until
-                ):
-                    self.turn(0.05)
-        with suppress(Exception):
-            if line is not None:
-                line.close()
-        self._waker.close()
-        self._woken.close()
+            if self.ready.is_set():
+                self.disconnect()
+                self._ended.wait(_GOODBYE_S)
+        self._cut()
 
-    def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
+    def _cut(self) -> None:
+        line: Any = self.socket()
+        if line is not None and not self._ended.is_set():
+            with suppress(OSError):  # not that of TLS, which would talk to the other side
+                socket.socket.shutdown(line, socket.SHUT_RDWR)
+
+    def _connected(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
-            self._why = f"{self._where} refuses: {reason}"
+            self._error = ConnectionError(f"{self._where} refuses: {reason}")
             return
-        if self._greeted is not None:
-            self._greeted(bool(flags.session_present))
+        self._on_session(bool(flags.session_present))
         if self._filters:
-            client.subscribe([(one, 1) for one in self._filters])
-        self._is_ready = not self._filters
+            self.subscribe([(one, 1) for one in self._filters])
+        else:
+            self.ready.set()
 
-    def _on_subscribe(
+    def _subscribed(
         self, client: Any, data: Any, number: int, reasons: Sequence[Any], properties: Any
     ) -> None:
-        refused = [
-            one for one, reason in zip(self._filters, reasons, strict=False) if reason.is_failure
-        ]
-        if refused:
-            self._why = f"{self._where} refuses the subscription to {refused[0]!r}"
-        self._is_ready = not refused
+        for one, reason in zip(self._filters, reasons, strict=False):
+            if reason.is_failure:
+                self._error = ConnectionError(f"{self._where} refuses the subscription to {one!r}")
+                return
+        self.ready.set()
+
+
+def _send_at_once(client: Any, data: Any, line: Any) -> None:
+    """Small packets, each waited for."""
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def client_id_of(section: MqttSource | MqttSink, *topics: str) -> str:
@@ -222,22 +179,4 @@ def client_id_of(section: MqttSource | MqttSink, *topics: str) -> str:
     return f"edgeadapt-{section.name[:32]}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
-def require_paho(what: str) -> None:
-    """Refuse a source or sink of MQTT where the library is missing.
-
-    Raises:
-        InputError: with what to install.
-    """
-    if importlib.util.find_spec("paho") is None:
-        raise InputError(
-            f"{what} needs paho-mqtt, which is not installed: pip install 'edgeadapt[daemon]'"
-        )
-
-
-def _meaning(code: int) -> str:
-    from paho.mqtt.client import error_string
-
-    return str(error_string(code)).rstrip(".")
-
-
-__all__ = ["MOST_IN_FLIGHT", "MqttConnection", "client_id_of", "require_paho"]
+__all__ = ["MqttConnection", "client_id_of"]

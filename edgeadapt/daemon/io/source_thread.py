@@ -24,22 +24,23 @@ class SourceThread:
 
     Args:
         deliver: takes what the source brings.
-        stop: ends this source; the daemon's, or one of its own.
         first_s, longest_s: the first and the longest wait after a failure.
         good_s: a run of this length starts the waits over.
+
+    Attributes:
+        stop: set it to end this source.
     """
 
     def __init__(
         self,
         source: Source,
         deliver: Deliver,
-        stop: threading.Event,
         *,
         first_s: float = 0.5,
         longest_s: float = 60.0,
         good_s: float = 60.0,
     ) -> None:
-        self.source, self.stop = source, stop
+        self.source, self.stop = source, threading.Event()
         self.state: State = "new"
         self.delivered, self.refused, self.labels, self.failures = 0, 0, 0, 0
         self.error, self.failed_at = "", 0.0

@@ -15,7 +15,7 @@ import msgspec
 from edgeadapt.bundle import Bundle
 from edgeadapt.daemon.config.dependencies import require_packages
 from edgeadapt.daemon.config.schema import Settings
-from edgeadapt.daemon.engine.background_thread import aside
+from edgeadapt.daemon.engine.background_thread import in_background
 from edgeadapt.daemon.engine.context import ServiceContext
 from edgeadapt.daemon.engine.learner_lease import (
     answers_of,
@@ -24,8 +24,10 @@ from edgeadapt.daemon.engine.learner_lease import (
     trusted_bundle,
     warm,
 )
+from edgeadapt.daemon.io.sinks import open_sink
+from edgeadapt.daemon.io.source_thread import SourceThread
 from edgeadapt.daemon.lifecycle.bundle_trial import LONGEST_S, try_out
-from edgeadapt.daemon.lifecycle.factory import feeder_of, sink_of, source_of
+from edgeadapt.daemon.lifecycle.factory import source_of
 from edgeadapt.daemon.messages import Sink, Source
 from edgeadapt.device.learner import Learner
 from edgeadapt.errors import BundleError, EdgeadaptError, RecipeError, StateError
@@ -40,10 +42,10 @@ _RESTARTED = ("state", "runtime", "control", "metrics", "telemetry")
 class Reload:
     """One swap or reload at a time. ``reread``: gives the settings anew, for ``reload``."""
 
-    def __init__(self, running: ServiceContext, reread: Callable[[], Settings] | None) -> None:
-        self._running, self._reread = running, reread
+    def __init__(self, context: ServiceContext, reread: Callable[[], Settings] | None) -> None:
+        self._context, self._reread = context, reread
         self._changing = threading.Lock()
-        self._stamp = _stamp(running.settings.bundle)
+        self._stamp = _stamp(context.settings.bundle)
 
     def swap(self, path: str | Path) -> dict[str, Any]:
         """Let another bundle take over: checked, loaded and run while the old one serves, opened
@@ -63,14 +65,14 @@ class Reload:
                 the new bundle did not open on the state. The old one serves on.
         """
         with self._alone():
-            running, stamp = self._running, _stamp(Path(path))
-            said = self._replace(msgspec.structs.replace(running.settings, bundle=Path(path)))
-            is_the_same = _is_same(Path(path), running.settings.bundle)
-            running.swapped = "" if is_the_same else str(path)
+            context, stamp = self._context, _stamp(Path(path))
+            said = self._replace(msgspec.structs.replace(context.settings, bundle=Path(path)))
+            is_the_same = _is_same(Path(path), context.settings.bundle)
+            context.swapped = "" if is_the_same else str(path)
             if is_the_same:
                 self._stamp = stamp
-            if running.swapped:
-                log.warning("%s", swap_note(running))
+            if context.swapped:
+                log.warning("%s", swap_note(context))
             return said
 
     @contextmanager
@@ -78,7 +80,7 @@ class Reload:
         if not self._changing.acquire(blocking=False):
             raise StateError("another swap or reload is under way")
         try:
-            if self._running.is_stopping:
+            if self._context.is_stopping:
                 raise StateError("the daemon stops")
             yield
         finally:
@@ -88,13 +90,13 @@ class Reload:
         """Open ``settings`` in the learner's place; a bundle that is not the running one, and
         another precision, is checked first.
         """
-        running = self._running
+        context = self._context
         offered = bundle or trusted_bundle(settings, settings.bundle)
-        recent = list(running.loop.recent)
-        is_tried = bundle is None or settings.precision != running.settings.precision
+        recent = list(context.loop.recent)
+        is_tried = bundle is None or settings.precision != context.settings.precision
         if is_tried:
             self._try_out(offered, settings)
-        with running.lending.lend() as learner:
+        with context.lease.borrow() as learner:
             if is_tried:
                 learner.offer(offered, trust=settings.trust, precision=settings.precision)
             old, answers = learner.bundle, answers_of(learner, recent)
@@ -105,7 +107,7 @@ class Reload:
         started = time.perf_counter()
 
         def change(learner: Learner) -> Learner:
-            if running.is_stopping:
+            if context.is_stopping:
                 said["refused"] = StateError("the daemon stops")
                 return learner
             try:
@@ -125,7 +127,7 @@ class Reload:
             )
             return new
 
-        running.lending.replace(change)
+        context.lease.replace(change)
         if error := said.get("refused"):
             raise (
                 error
@@ -134,7 +136,7 @@ class Reload:
                     f"{offered.path.name} did not open: {type(error).__name__}: {error}"
                 )
             )
-        running.manifest, running.swap_error = offered.manifest, ""
+        context.manifest, context.swap_error = offered.manifest, ""
         log.info(
             "%s %s took over, requests waited for %.0f ms",
             offered.manifest.name,
@@ -145,32 +147,32 @@ class Reload:
 
     def _try_out(self, bundle: Bundle, settings: Settings) -> None:
         """In a process of its own and with nothing lent, so that the end is not waited for."""
-        running = self._running
-        running.trying = bundle.path.name, time.monotonic()
+        context = self._context
+        context.trying = bundle.path.name, time.monotonic()
         try:
             try_out(
-                bundle, settings.precision, running.settings.runtime, lambda: running.is_stopping
+                bundle, settings.precision, context.settings.runtime, lambda: context.is_stopping
             )
         except BundleError as error:
-            running.swap_error = str(error)
+            context.swap_error = str(error)
             log.error("the new bundle was not taken, the old one goes on: %s", error)
             raise
         finally:
-            running.trying = None
+            context.trying = None
 
     def _open_warm(
         self, settings: Settings, bundle: Bundle, *, allow_older: bool = False
     ) -> Learner:
-        running = self._running
+        context = self._context
         learner = open_learner(
-            settings, running.runtime, bundle, is_frozen=running.is_frozen, allow_older=allow_older
+            settings, context.runtime, bundle, is_frozen=context.is_frozen, allow_older=allow_older
         )
         try:
             warm(learner, settings.loop.batch)
         except BaseException:
             learner.close()
             raise
-        running.holds.apply(learner)
+        context.pause_reasons.apply(learner)
         return learner
 
     def _open_again(self, bundle: Bundle, error: Exception) -> Learner:
@@ -179,13 +181,13 @@ class Reload:
         """
         log.error("the new bundle did not open, the old one goes on: %s", error)
         try:
-            return self._open_warm(self._running.settings, bundle, allow_older=True)
+            return self._open_warm(self._context.settings, bundle, allow_older=True)
         except Exception as second:
-            self._running.fatal = (
+            self._context.fatal = (
                 f"no bundle is open: the new one: {error}; the old one again: {second}"
             )
-            log.critical(self._running.fatal)
-            raise StateError(self._running.fatal) from second
+            log.critical(self._context.fatal)
+            raise StateError(self._context.fatal) from second
 
     def reload(self) -> dict[str, Any]:
         """Read the settings again. What is not in order is reported, and the old ones go on, whole.
@@ -201,10 +203,10 @@ class Reload:
                 if isinstance(new, Exception):
                     raise new
                 needs_restart = self._apply(new)
-            self._running.reload_error = ""
+            self._context.reload_error = ""
         except Exception as error:
-            self._running.reload_error = f"settings not taken: {error}"
-            log.error("%s", self._running.reload_error)
+            self._context.reload_error = f"settings not taken: {error}"
+            log.error("%s", self._context.reload_error)
             return {"ok": False, "why": str(error), "restart": []}
         if needs_restart:
             log.warning("changed, but only from the next start on: %s", ", ".join(needs_restart))
@@ -227,95 +229,98 @@ class Reload:
                 settings, or of the running ones where those cannot be read. Where the source is the
                 new one, the users of the file hold; else those that were known.
         """
-        users, running = self._running.users, self._running.settings.source_names
+        users, names = self._context.users, self._context.settings.source_names
         if users is None:
             return
         try:
-            users.renew(running if new is None else new.source_names)
+            users.renew(names if new is None else new.source_names)
         except RecipeError:
             if new is not None:
-                users.renew(running)
+                users.renew(names)
             raise
 
     def _apply(self, new: Settings) -> list[str]:
         """Open everything that is new before anything old goes."""
-        running, old = self._running, self._running.settings
+        context, old = self._context, self._context.settings
         needs_restart = [key for key in _RESTARTED if getattr(new, key) != getattr(old, key)]
         new = msgspec.structs.replace(new, **{key: getattr(old, key) for key in _RESTARTED})
         require_packages(new)
-        if running.certificate is not None:
-            running.certificate.renew()
+        if context.certificate is not None:
+            context.certificate.renew()
         sources = {
-            section: source_of(section, running.manifest, running.folders)
+            section: source_of(section, context.manifest, context.folders)
             for section in new.source
-            if section not in running.feeders
+            if section not in context.source_threads
         }
         sinks: dict[Any, Sink] = {}
         stamp = _stamp(new.bundle)
         try:
             for section in new.sink:
-                if section not in running.sinks:
-                    sinks[section] = sink_of(section)
+                if section not in context.sinks:
+                    sinks[section] = open_sink(section)
             if is_other := new.bundle != old.bundle or stamp != self._stamp:
                 self._replace(new)
-                running.swapped = ""
+                context.swapped = ""
             elif any(_opened_with(new, key) != _opened_with(old, key) for key in _REOPENED):
-                with running.lending.lend() as learner:
+                with context.lease.borrow() as learner:
                     bundle = learner.bundle
                 self._replace(new, bundle)
-            if running.is_stopping:
+            if context.is_stopping:
                 raise StateError("the daemon stops")
         except BaseException:
             for sink in sinks.values():
                 sink.close()
             raise
-        running.settings, self._stamp = new, stamp if is_other else self._stamp
-        running.inbox.change(new.loop.queue, new.loop.drop)
-        running.loop.batch = new.loop.batch
-        running.loop.rate_hz = new.loop.rate_hz or 0.0
-        running.pace.p99_ratio = new.budget.p99_ratio
+        context.settings, self._stamp = new, stamp if is_other else self._stamp
+        context.inbox.change(new.loop.queue, new.loop.drop)
+        context.loop.settings = new.loop
+        context.governor.p99_ratio = new.budget.p99_ratio
         self._change_sources(old, new, sources)
         self._change_sinks(old, new, sinks)
         return needs_restart
 
     def _change_sources(self, old: Settings, new: Settings, sources: Mapping[Any, Source]) -> None:
-        running = self._running
-        gone = [running.feeders.pop(section) for section in old.source if section not in new.source]
-        for feeder in gone:
-            feeder.stop.set()
-        for feeder in gone:
-            if not feeder.join(2.0):
-                log.warning("source %s did not stop in time", feeder.source.name)
+        context = self._context
+        gone = [
+            context.source_threads.pop(section)
+            for section in old.source
+            if section not in new.source
+        ]
+        for thread in gone:
+            thread.stop.set()
+        for thread in gone:
+            if not thread.join(2.0):
+                log.warning("source %s did not stop in time", thread.source.name)
         for section, source in sources.items():
-            running.feeders[section] = feeder_of(source, running.deliver)
-            running.feeders[section].start()
+            context.source_threads[section] = SourceThread(source, context.deliver)
+            context.source_threads[section].start()
 
     def _change_sinks(self, old: Settings, new: Settings, sinks: Mapping[Any, Sink]) -> None:
-        running = self._running
-        gone = [running.sinks[section] for section in old.sink if section not in new.sink]
-        running.sinks = {
+        context = self._context
+        gone = [context.sinks[section] for section in old.sink if section not in new.sink]
+        context.sinks = {
             key: sink
-            for key, sink in running.sinks.items()
+            for key, sink in context.sinks.items()
             if key not in old.sink or key in new.sink
         } | dict(sinks)
         for sink in gone:
-            aside(sink.close, f"sink {sink.name}").join(1.0)
+            in_background(sink.close, f"sink {sink.name}").join(1.0)
 
 
-def swap_note(running: ServiceContext) -> str:
+def swap_note(context: ServiceContext) -> str:
     """What to do after a swap, as long as the settings name another bundle; else empty."""
-    if not running.swapped:
+    if not context.swapped:
         return ""
-    old = running.settings.bundle
+    old = context.settings.bundle
     return (
-        f"the settings still name {old}, and {running.swapped} answers: set bundle to it, else the"
+        f"the settings still name {old}, and {context.swapped} answers: set bundle to it, else the"
         f" next start opens {old.name}, or refuses it as older"
     )
 
 
-def trial_note(running: ServiceContext) -> str:
+def trial_note(context: ServiceContext) -> str:
     """That a bundle is being tried, and for how long; else empty."""
-    if (trying := running.trying) is None:
+    if (trying := context.trying) is None:
         return ""
     name, since = trying
     return f"{name} is being tried, for {time.monotonic() - since:.0f} s of at most {LONGEST_S:g}"

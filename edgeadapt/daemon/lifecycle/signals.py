@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from edgeadapt.daemon.engine.background_thread import aside
+from edgeadapt.daemon.engine.background_thread import in_background
 
 
 class Supervised(Protocol):
@@ -85,7 +85,7 @@ def _watch(
     signals: socket.socket, service: Supervised, has_failed: Callable[[], bool], starting: _Starting
 ) -> None:
     """Wait for signals, which come as bytes: nothing of ours runs inside a handler."""
-    # aside: who waits for the end must not wait for a bundle to load
+    # on a thread of its own: who waits for the end must not wait for a bundle to load
     hanging_up: threading.Thread | None = None
     is_due = False
     while not has_failed():
@@ -97,7 +97,7 @@ def _watch(
             return
         is_due = is_due or signal.SIGHUP in came
         if is_due and starting.is_done and (hanging_up is None or not hanging_up.is_alive()):
-            hanging_up, is_due = aside(service.hang_up, "reload"), False
+            hanging_up, is_due = in_background(service.hang_up, "reload"), False
 
 
 __all__ = ["Supervised", "run"]

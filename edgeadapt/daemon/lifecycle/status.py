@@ -24,63 +24,63 @@ _PATIENT_SHARE = 0.8  # of the day's writes: from there on the learner writes la
 
 @runtime_checkable
 class Counting(Protocol):
-    """A source or sink that has more to tell than that it runs."""
+    """A source or sink that has counters of its own."""
 
     def counters(self) -> Mapping[str, Any]: ...
 
 
-def ready(running: ServiceContext) -> tuple[bool, str]:
+def ready(context: ServiceContext) -> tuple[bool, str]:
     """Are samples answered now? And if not, why."""
-    if running.fatal or running.is_stopping:
-        return False, running.fatal or "stopping"
-    if why := lost(running):
+    if context.fatal or context.is_stopping:
+        return False, context.fatal or "stopping"
+    if why := lost(context):
         return False, why
-    if not running.is_ready:
+    if not context.is_ready:
         return False, "starting"
-    return (True, "") if running.loop.is_alive else (False, "the loop has ended")
+    return (True, "") if context.loop.is_alive else (False, "the loop has ended")
 
 
-def lost(running: ServiceContext) -> str:
+def lost(context: ServiceContext) -> str:
     """Why the process has to be started again: tensors lie in a device that does not answer any
     more. Empty while none do.
     """
-    return str(getattr(running.runtime, "lost", ""))
+    return context.runtime.lost
 
 
-def health(running: ServiceContext) -> dict[str, Any]:
+def health(context: ServiceContext) -> dict[str, Any]:
     """``ok`` while the loop moves; ``problems`` names what does not work as it should, and is tried
     again; ``notes`` what somebody has to do.
     """
-    still_s = time.monotonic() - running.loop.last_turn
-    has_stopped = running.is_ready and (not running.loop.is_alive or still_s > _STUCK_S)
-    sources = [_source(feeder) for feeder in list(running.feeders.values())]
+    still_s = time.monotonic() - context.loop.last_turn
+    has_stopped = context.is_ready and (not context.loop.is_alive or still_s > _STUCK_S)
+    sources = [_source(thread) for thread in list(context.source_threads.values())]
     sinks = [
-        _sink(sink, running.sink_errors.get(sink.name, 0)) for sink in list(running.sinks.values())
+        _sink(sink, context.sink_errors.get(sink.name, 0)) for sink in list(context.sinks.values())
     ]
-    gone = lost(running)
-    problems = [why for why in (running.fatal, gone) if why]
-    problems += [f"the loop has not turned for {still_s:.0f} s"] if has_stopped else []
-    problems += [
-        f"source {source['name']}: {source['error']}"
-        for source in sources
-        if source["state"] == "waiting"
+    gone = lost(context)
+    found = [
+        ("", context.fatal),
+        ("", gone),
+        ("", f"the loop has not turned for {still_s:.0f} s" if has_stopped else ""),
+        *(
+            (f"source {one['name']}: ", one["error"])
+            for one in sources
+            if one["state"] == "waiting"
+        ),
+        *((f"sink {sink['name']}: ", sink["error"]) for sink in sinks),
+        ("checkpoint: ", context.checkpoint_error),
+        ("folders: ", context.folders.error),
+        ("learning: ", context.work_error),
+        ("labels: ", context.labels.held_up_by),
+        ("telemetry: ", context.telemetry.error),
+        ("", context.reload_error),
+        ("swap: ", context.swap_error),
+        ("", "" if (certificate := context.certificate) is None else certificate.warning),
     ]
-    problems += [f"sink {sink['name']}: {sink['error']}" for sink in sinks if sink["error"]]
-    problems += [f"checkpoint: {running.checkpoint_error}"] if running.checkpoint_error else []
-    problems += [f"folders: {running.folders.error}"] if running.folders.error else []
-    problems += [f"learning: {running.work_error}"] if running.work_error else []
-    problems += [f"labels: {running.labels.held_up_by}"] if running.labels.held_up_by else []
-    problems += [f"telemetry: {running.telemetry.error}"] if running.telemetry.error else []
-    problems += [running.reload_error] if running.reload_error else []
-    problems += [f"swap: {error}"] if (error := running.swap_error) else []
-    problems += (
-        [certificate.warning]
-        if (certificate := running.certificate) and certificate.warning
-        else []
-    )
-    notes = [note for note in (swap_note(running), trial_note(running)) if note]
+    problems = [f"{what}{why}" for what, why in found if why]
+    notes = [note for note in (swap_note(context), trial_note(context)) if note]
     return {
-        "ok": not (running.fatal or gone or has_stopped),
+        "ok": not (context.fatal or gone or has_stopped),
         "problems": problems,
         "notes": notes,
         "sources": sources,
@@ -90,10 +90,10 @@ def health(running: ServiceContext) -> dict[str, Any]:
     }
 
 
-def _source(feeder: SourceThread) -> dict[str, Any]:
-    counters = dict(feeder.source.counters()) if isinstance(feeder.source, Counting) else {}
+def _source(thread: SourceThread) -> dict[str, Any]:
+    counters = dict(thread.source.counters()) if isinstance(thread.source, Counting) else {}
     unreadable = counters.get("unreadable", counters.get("malformed", 0))
-    return feeder.health() | {
+    return thread.health() | {
         "unreadable": unreadable,
         "reconnects": counters.get("reconnects", 0),
         "counters": counters,
@@ -109,48 +109,48 @@ def _sink(sink: Sink, errors: int) -> dict[str, Any]:
     )
 
 
-def status(running: ServiceContext) -> dict[str, Any]:
+def status(context: ServiceContext) -> dict[str, Any]:
     """Everything that a page or ``ctl status`` shows, but for history, decisions and questions."""
-    is_ready, reason = ready(running)
-    with running.lending.lend() as learner:
-        of_learner = _learner(running, learner)
-    inbox = running.inbox
+    is_ready, reason = ready(context)
+    with context.lease.borrow() as learner:
+        of_learner = _learner(context, learner)
+    inbox = context.inbox
     return (
         of_learner
-        | health(running)
-        | running.series.view()
+        | health(context)
+        | context.series.view()
         | {
             "version": edgeadapt.__version__,
             "ready": is_ready,
             "reason": reason,
-            "started_at": running.started_at,
-            "is_frozen": running.is_frozen,
-            "paused_by": running.holds.reasons,
-            "streams": running.loop.streams(),
-            "latency": running.pace.latency(),
-            "loop": running.loop.counters(),
-            "labels": running.labels.counters(),
+            "started_at": context.started_at,
+            "is_frozen": context.is_frozen,
+            "paused_by": context.pause_reasons.reasons,
+            "streams": context.loop.streams(),
+            "latency": context.governor.latency(),
+            "loop": context.loop.counters(),
+            "labels": context.labels.counters(),
             "inbox": {
                 "waiting": len(inbox),
                 "size": inbox.size,
                 "drop": inbox.drop,
                 "dropped": dict(inbox.dropped),
             },
-            "new_classes": running.settings.policy.new_classes,
-            "factory_classes": list(running.manifest.classes),
-            "budget": msgspec.to_builtins(running.settings.budget),
-            "checkpointed_at": running.checkpointed_at,
-            "telemetry": running.telemetry.read(),
+            "new_classes": context.settings.policy.new_classes,
+            "factory_classes": list(context.manifest.classes),
+            "budget": msgspec.to_builtins(context.settings.budget),
+            "checkpointed_at": context.checkpointed_at,
+            "telemetry": context.telemetry.read(),
         }
     )
 
 
-def _learner(running: ServiceContext, learner: Learner) -> dict[str, Any]:
+def _learner(context: ServiceContext, learner: Learner) -> dict[str, Any]:
     counters = learner.counters()
-    write_bytes = int(running.settings.budget.write_mib_per_day * 2**20)
+    write_bytes = int(context.settings.budget.write_mib_per_day * 2**20)
     is_short = counters["written_bytes_last_day"] >= _PATIENT_SHARE * write_bytes
-    counters["written_bytes_last_day"] += running.folders.written_last_day
-    held = {why: why in running.holds.reasons for why in ("user", "latency", "checkpoint")}
+    counters["written_bytes_last_day"] += context.folders.written_last_day
+    held = {why: why in context.pause_reasons.reasons for why in ("user", "latency", "checkpoint")}
     return {
         "bundle": identity(learner.bundle),
         "precision": learner.precision,

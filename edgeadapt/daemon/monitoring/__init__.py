@@ -1,1 +1,1 @@
-"""What a daemon tells about itself: metrics, time series, heat and power, systemd."""
+"""What a daemon says of itself: metrics, time series, heat and power, systemd."""

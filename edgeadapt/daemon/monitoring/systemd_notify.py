@@ -1,4 +1,4 @@
-"""What systemd is told, and the watchdog: the datagrams of sd_notify(3), without libsystemd."""
+"""Messages to systemd, the watchdog's among them, as datagrams of sd_notify(3)."""
 
 from __future__ import annotations
 

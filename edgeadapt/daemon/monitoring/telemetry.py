@@ -43,7 +43,7 @@ class Telemetry:
         """``temperature_c`` by zone, ``power_w`` by rail, ``hottest_c``, ``total_power_w``,
         ``gpu_load`` and ``load`` (0..1; the load of all cores may be more), ``memory_mib``.
 
-        A zone or rail of both is told once, as ``/sys`` has it.
+        A zone or rail of both is given once, as ``/sys`` has it.
         """
         vitals, line = self._sensors.read(), self._line()
         temperatures: Mapping[str, float] = {

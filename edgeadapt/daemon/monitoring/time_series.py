@@ -32,9 +32,9 @@ STREAMS = 16  # those that brought a sample last
 _CLASSES, _MARKS, _SETS = 1024, 240, 16
 _BUSY_OVER_S = 10.0  # as the budget counts it
 _EVERY_S = 1.0
-# answers of a stream that were shown last: who was told of one can still ask for its picture
+# answers of a stream that were shown last: who was shown one can still ask for its picture
 _SHOWN = 4
-_OLD_S = 2.0  # a picture is let go for a later answer that has none
+_OLD_S = 2.0  # a picture is dropped for a later answer that has none
 _JUDGED = "accuracy on "
 # shown before the first of them, too
 _COUNTED = (
@@ -134,7 +134,7 @@ _OF_STREAM: Mapping[str, Literal["max", "mean"]] = {
 
 
 class Series:
-    """Told of every answer by the loop and of the status once a second; asked by anyone.
+    """Takes every answer from the loop and the status once a second; asked by anyone.
 
     Args:
         clock: monotonic seconds. epoch: seconds since the epoch.
@@ -160,9 +160,9 @@ class Series:
         self._commits: Counter[tuple[str, str]] = Counter(dict.fromkeys(_COUNTED, 0))
         self._has_history = False
 
-    # -- what is told ------------------------------------------------------------------------------
+    # -- what comes in -----------------------------------------------------------------------------
     def take(self, event: Mapping[str, Any], recent: Sequence[Arrival]) -> None:
-        """An event as a sink hears it, which is not changed from then on; microseconds, on the
+        """An event as a sink takes it, which is not changed from then on; microseconds, on the
         loop's thread. ``recent``: observed samples, the newest last.
         """
         if event.get("event") != "answer" or event["error"]:
@@ -240,7 +240,7 @@ class Series:
                             (commit.time, float(share))
                         )
 
-    def let_go_of_pictures(self) -> None:
+    def drop_pictures(self) -> None:
         """Of every answer that is shown: a picture of something forgotten may be among them. The
         next samples bring others.
         """
@@ -345,7 +345,7 @@ class Series:
             return {"latest": latest, "answers": dict(self._answers), "commits": commits}
 
     def input_of(self, stream: str, sample: str = "") -> NDArray[Any] | None:
-        """What an answer is about that ``view`` told lately: the one with this id, or the last of
+        """What an answer is about that ``view`` showed lately: the one with this id, or the last of
         the stream.
         """
         with self._lock:
@@ -374,7 +374,7 @@ def watch(
             if newest != known:
                 series.learned(history(_MARKS if known < 0 else max(1, newest - known)))
                 known = newest
-        # the daemon stops, or a bundle is replaced: the next second tells
+        # the daemon stops, or a bundle is replaced: the next second will do
         except Exception as error:
             log.debug("the status could not be taken down: %s: %s", type(error).__name__, error)
         if stop.wait(_EVERY_S):

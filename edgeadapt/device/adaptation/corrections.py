@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.bundle.schema import AdaptMode
 from edgeadapt.device.adaptation.health import (
     CorrectionDiagnostics,
     distance_from,
@@ -20,9 +19,9 @@ from edgeadapt.device.adaptation.health import (
     strays,
 )
 from edgeadapt.device.adaptation.replay_buffer import ReplayBuffer
+from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.guard import judge
 from edgeadapt.device.commits.holdout import Split
-from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.detection.window import WindowView
 from edgeadapt.device.inference.program import HeadOutput, Program
 from edgeadapt.device.inference.state import Domain, LearnerState
@@ -43,15 +42,14 @@ class Corrections:
     def __init__(
         self,
         program: Program,
-        transactions: Transactions,
+        log: CommitLog,
         meter: Meter,
-        mode: Callable[[], AdaptMode],
         note: Callable[[Action], None],
     ) -> None:
         self._program = program
-        self._transactions = transactions
+        self._log = log
         self._meter = meter
-        self._mode = mode
+        self._live = log.live
         self._note = note
         self._policy = program.manifest.policy
         self.refreshes = 0
@@ -63,7 +61,7 @@ class Corrections:
         """
         if (
             not domain.refreshes
-            or self._mode() != "act"
+            or self._live.adapt_mode != "act"
             or self._program.adaptors.held_in(domain.tensors)
         ):
             return False
@@ -72,7 +70,11 @@ class Corrections:
         )
 
     def is_due(self, kept: ReplayBuffer, domain: Domain) -> bool:
-        if self._mode() != "act" or domain.kind == "novelty" or not self._program.can_adapt:
+        if (
+            self._live.adapt_mode != "act"
+            or domain.kind == "novelty"
+            or not self._program.can_adapt
+        ):
             return False
         if self._program.adaptors and self._program.adaptors.held_in(domain.tensors):
             return False  # an adaptor was trained behind the correction as it is
@@ -222,7 +224,7 @@ class Corrections:
         those, and they cannot judge it.
         """
         slots = memory.slots if not self._program.adapts_encoder else {}
-        judges = self._transactions.held_out.sets(slots, (domain.name,), Split()) if slots else []
+        judges = self._log.held_out.sets(slots, (domain.name,), Split()) if slots else []
         return judge(
             self._program,
             memory.with_domain(domain),

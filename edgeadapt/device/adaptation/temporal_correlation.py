@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from edgeadapt.device.inference.state import SOURCE, LearnerState
 
 if TYPE_CHECKING:
-    from edgeadapt.device.adaptation.domain_manager import Stream
+    from edgeadapt.device.adaptation.stream import Stream
     from edgeadapt.device.inference.program import HeadOutput, Program
     from edgeadapt.results import Reading
 

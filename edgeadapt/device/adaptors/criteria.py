@@ -33,7 +33,7 @@ class AdaptorEligibility:
     Attributes:
         labels: learned labels with features.
         classes: how many classes they name.
-        considered: labels when it was last looked at, 0 for never or for labels that were taken
+        considered: labels when it was last considered, 0 for never or for labels that were taken
             back since.
         gap: relative squared distance between its halves.
     """
@@ -45,27 +45,27 @@ class AdaptorEligibility:
     gap: float
 
 
-def why_not(standing: AdaptorEligibility, policy: GrowthPolicy) -> str:
+def ineligibility_reason(eligibility: AdaptorEligibility, policy: GrowthPolicy) -> str:
     """Why a condition does not grow now; empty if it should."""
     if not policy.candidates:
         return "the bundle has no adaptors"
-    if standing.kind != "condition":
-        return f"it is {standing.kind}: answers have not made it a condition"
-    if standing.labels < policy.fewest_labels:
-        return f"{standing.labels} labels, {policy.fewest_labels} are needed"
-    if standing.classes < 2:
+    if eligibility.kind != "condition":
+        return f"it is {eligibility.kind}: answers have not made it a condition"
+    if eligibility.labels < policy.fewest_labels:
+        return f"{eligibility.labels} labels, {policy.fewest_labels} are needed"
+    if eligibility.classes < 2:
         return "all its labels name one class"
-    if standing.labels < policy.again * standing.considered:
-        return f"{standing.labels} labels, it was looked at with {standing.considered}"
-    if standing.gap > policy.coherent:
+    if eligibility.labels < policy.again * eligibility.considered:
+        return f"{eligibility.labels} labels, it was looked at with {eligibility.considered}"
+    if eligibility.gap > policy.coherent:
         return (
-            f"its earlier and later samples are {standing.gap:.2f} apart, {policy.coherent:g} is"
+            f"its earlier and later samples are {eligibility.gap:.2f} apart, {policy.coherent:g} is"
             " one condition"
         )
     return ""
 
 
-def doubt(
+def rejection_reason(
     before: NDArray[np.bool_], after: NDArray[np.bool_], margin: float, *, has_one: bool
 ) -> str:
     """What speaks against an adaptor, from right answers without and with it on the same samples;
@@ -99,4 +99,10 @@ def halves_apart(places: NDArray[np.float64], slots: NDArray[np.int64], slot_cou
     return earlier.distance(places[middle:], slots[middle:])
 
 
-__all__ = ["SIGNIFICANCE", "AdaptorEligibility", "doubt", "halves_apart", "why_not"]
+__all__ = [
+    "SIGNIFICANCE",
+    "AdaptorEligibility",
+    "halves_apart",
+    "ineligibility_reason",
+    "rejection_reason",
+]

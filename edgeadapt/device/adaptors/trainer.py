@@ -1,5 +1,5 @@
-"""A condition grows an adaptor: looked for without training, trained from its labels by step
-graphs, judged, recorded, published.
+"""A condition gets an adaptor: candidates are ranked without training, the best is trained from its
+labels by step graphs, judged, recorded, published.
 
 An adaptor is a function of the condition's labelled samples and of the head as it is: it always
 starts from its factory values, and a sample that is forgotten leaves with the adaptor it was
@@ -13,19 +13,24 @@ which its own fold was taken back (evidence is additive: one subtraction).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.adaptors.criteria import AdaptorEligibility, doubt, halves_apart, why_not
+from edgeadapt.device.adaptors.criteria import (
+    AdaptorEligibility,
+    halves_apart,
+    ineligibility_reason,
+    rejection_reason,
+)
 from edgeadapt.device.adaptors.search import Candidate, Ranked, choose
+from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.evidence_sums import apply_rows, corrections_now
 from edgeadapt.device.commits.guard import judge
 from edgeadapt.device.commits.holdout import Split
 from edgeadapt.device.commits.serialization import domain_blob
-from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.coreset import DEFAULT, Samples
 from edgeadapt.device.coreset import choose as select
 from edgeadapt.device.detection.domain_router import RoutingProjection
@@ -34,6 +39,7 @@ from edgeadapt.device.inference.adaptor_family import Adaptors
 from edgeadapt.device.inference.state import Domain, LearnerState
 from edgeadapt.device.numerics.softmax import tempered_softmax
 from edgeadapt.device.resources.budget import Meter
+from edgeadapt.device.resources.worker import Worker
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.rows import EvidenceRow
 from edgeadapt.runtime import Tensors
@@ -71,39 +77,36 @@ class AdaptorTrainer:
 
     def __init__(
         self,
-        transactions: Transactions,
+        log: CommitLog,
         meter: Meter,
-        live: Callable[[], LearnerState],
-        is_frozen: Callable[[], bool],
+        worker: Worker,
         selection: Kept = "oldest",
     ) -> None:
         self._selector = "adaptive" if selection == "adaptive" else DEFAULT
-        self._transactions = transactions
-        self._program = transactions.program
-        self._journal = transactions.journal
-        self._meter, self._live, self._is_frozen = meter, live, is_frozen
+        self._log, self._meter, self._worker = log, meter, worker
+        self._program, self._journal, self._live = log.program, log.journal, log.live
         self._adaptors: Adaptors = self._program.adaptors
         self._policy = self._program.manifest.policy.growth
-        self._places = RoutingProjection(self._program) if self._adaptors else None
-        self._considered: dict[str, int] = {}  # condition -> labels when it was last looked at
+        self._projection = RoutingProjection(self._program) if self._adaptors else None
+        self._considered: dict[str, int] = {}  # condition -> labels when it was last considered
         self._labels: dict[str, int] | None = None  # condition -> labels that teach
 
-    def taught(self, domain: str, count: int) -> None:
+    def on_labels_learned(self, domain: str, count: int) -> None:
         """So many labels more teach."""
         if self._labels is not None:
             self._labels[domain] = self._labels.get(domain, 0) + count
 
-    def reconsider(self, domains: Iterable[str]) -> None:
-        """Labels of these conditions were taken back or changed: look at them whatever their
+    def on_labels_removed(self, domains: Iterable[str]) -> None:
+        """Labels of these conditions were taken back or changed: consider them whatever their
         number.
         """
         self._labels = None
         for domain in domains:
             self._considered[domain] = 0
 
-    def went_back(self) -> None:
-        """After a rollback: what is there now was looked at, so that it does not grow again what
-        was just taken away.
+    def on_rollback(self) -> None:
+        """What is there now was considered, so that it is not trained again just after it was taken
+        away.
         """
         if self._adaptors:
             self._labels = self._journal.count_learned_by_domain()
@@ -117,28 +120,32 @@ class AdaptorTrainer:
         if self._labels is None:
             self._labels = self._journal.count_learned_by_domain()
             self._considered = self._journal.grown() | self._considered
+        conditions = [d for d in self._live.current.domains.values() if d.kind == "condition"]
         return [
-            d
-            for d in self._live().domains.values()
-            if d.kind == "condition" and self._is_worth_a_look(d.name, self._labels.get(d.name, 0))
+            d for d in conditions if self._has_enough_labels(d.name, self._labels.get(d.name, 0))
         ]
 
+    @property
+    def _rests(self) -> bool:
+        """A pause is met between two commits, not at the end of a thousand."""
+        return self._live.is_frozen or self._worker.is_paused
+
     def run(self) -> None:
-        """Grow, or grow anew, every condition that is due."""
+        """Train, or train anew, an adaptor of every condition that is due."""
         for domain in self._due() if self._adaptors else ():
-            if self._is_frozen() or not self._meter.may_start("grow"):
+            if self._rests or not self._meter.may_start("grow"):
                 return  # the next labels, checkpoint or opening ask again
             with self._meter.spending("grow"):
-                self._look_at(domain)
+                self._consider(domain)
 
-    def _is_worth_a_look(self, name: str, labels: int) -> bool:
+    def _has_enough_labels(self, name: str, labels: int) -> bool:
         return (
             labels >= self._policy.fewest_labels
             and labels >= self._policy.again * self._considered.get(name, 0)
         )
 
-    def _look_at(self, domain: Domain) -> None:
-        live = self._live()
+    def _consider(self, domain: Domain) -> None:
+        live = self._live.current
         rows = [
             row
             for row in self._journal.evidence(
@@ -146,25 +153,27 @@ class AdaptorTrainer:
             )
             if row.has_features and row.label in live.slots
         ]
-        standing = self._standing(domain, rows, live)
+        eligibility = self._eligibility(domain, rows, live)
         # as they were counted now
-        self.taught(domain.name, standing.labels - (self._labels or {}).get(domain.name, 0))
-        if not self._is_worth_a_look(domain.name, standing.labels):
+        self.on_labels_learned(
+            domain.name, eligibility.labels - (self._labels or {}).get(domain.name, 0)
+        )
+        if not self._has_enough_labels(domain.name, eligibility.labels):
             return
-        if not why_not(standing, self._policy):
-            self.grow(domain, rows)
-        self._considered[domain.name] = standing.labels
+        if not ineligibility_reason(eligibility, self._policy):
+            self.train(domain, rows)
+        self._considered[domain.name] = eligibility.labels
 
-    def _standing(
+    def _eligibility(
         self, domain: Domain, rows: Sequence[EvidenceRow], live: LearnerState
     ) -> AdaptorEligibility:
         met = sorted(rows, key=lambda row: (row.time, row.seq))
         gap = float("inf")
-        if met and self._places is not None:
+        if met and self._projection is not None:
             z, taps, y, _, _ = rows_to_arrays(met, live.slots, self._program.manifest.feature_dim)
             read = self._program.read(z, taps, live.tensors)
             gap = halves_apart(
-                self._places.of(read.residual, read.logits.argmax(axis=1), live),
+                self._projection.of(read.residual, read.logits.argmax(axis=1), live),
                 y,
                 len(live.classes),
             )
@@ -173,15 +182,13 @@ class AdaptorTrainer:
             domain.kind, len(rows), len({row.label for row in rows}), considered, gap
         )
 
-    # -- growing -----------------------------------------------------------------------------------
-    def grow(self, domain: Domain, rows: Sequence[EvidenceRow]) -> None:
+    # -- training ----------------------------------------------------------------------------------
+    def train(self, domain: Domain, rows: Sequence[EvidenceRow]) -> None:
         """Find a candidate, train it, keep it if it is good."""
-        live = self._live()
-        bare = replace(domain, tensors=self._adaptors.without(domain.tensors))
-        lesson = self._lesson(bare, rows, live)
-        best = next(
-            (ranked for ranked in self._search(lesson) if ranked.name and ranked.fits), None
-        )
+        live = self._live.current
+        without = replace(domain, tensors=self._adaptors.without(domain.tensors))
+        data = self._training_set(without, rows, live)
+        best = next((ranked for ranked in self._search(data) if ranked.name and ranked.fits), None)
         if best is None:
             return
         detail = {
@@ -190,23 +197,23 @@ class AdaptorTrainer:
             "adaptor": best.name,
             "why": best.reason,
         }
-        before, after = self._cross_validated(best.name, lesson)
+        before, after = self._cross_validated(best.name, data)
         marks: dict[str, object] = {
             "cross-validated accuracy": [
                 round(float(before.mean()), 3),
                 round(float(after.mean()), 3),
             ]
         }
-        problem = doubt(
+        problem = rejection_reason(
             before, after, self._policy.margin, has_one=bool(self._adaptors.held_in(domain.tensors))
         )
         if not problem:
-            grown = replace(domain, tensors=self._train(best.name, lesson).over(bare.tensors))
-            sets = self._transactions.held_out.sets(live.slots, (domain.name,), Split())
+            trained = replace(domain, tensors=self._train(best.name, data).over(without.tensors))
+            sets = self._log.held_out.sets(live.slots, (domain.name,), Split())
             verdict = judge(
                 self._program,
-                live.with_domain(bare),
-                live.with_domain(grown),
+                live.with_domain(without),
+                live.with_domain(trained),
                 sets,
                 self._program.manifest.policy.guard,
             )
@@ -216,35 +223,35 @@ class AdaptorTrainer:
             }
             problem = verdict.why
         if not problem:
-            self._record("grown", detail | marks, grown, live)
+            self._record("grown", detail | marks, trained, live)
         # what is there was trained on fewer labels, or on some that are gone
         elif self._adaptors.held_in(domain.tensors):
-            self._record("shed", {**detail, **marks, "why": problem}, bare, live)
+            self._record("shed", {**detail, **marks, "why": problem}, without, live)
         else:
-            self._transactions.record("grow", "vetoed", {**detail, **marks, "why": problem}, live)
+            self._log.record("grow", "vetoed", {**detail, **marks, "why": problem}, live)
 
     def _cross_validated(
-        self, name: str, lesson: AdaptorTrainingSet
+        self, name: str, data: AdaptorTrainingSet
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Right answers on samples that neither head nor adaptor has seen: without the adaptor, and
         with it trained on the other folds.
         """
-        right = np.zeros(len(lesson), bool)
+        right = np.zeros(len(data), bool)
         for number in range(_FOLDS):
-            own = np.flatnonzero(lesson.fold == number)
+            own = np.flatnonzero(data.fold == number)
             if len(own):
-                trained = self._train(name, lesson, but=number)
+                trained = self._train(name, data, but=number)
                 read = self._program.read(
-                    lesson.z[own], lesson.taps[own], trained.over(lesson.heads[number])
+                    data.z[own], data.taps[own], trained.over(data.heads[number])
                 )
-                right[own] = read.logits.argmax(axis=1) == lesson.y[own]
-        return lesson.logits.argmax(axis=1) == lesson.y, right
+                right[own] = read.logits.argmax(axis=1) == data.y[own]
+        return data.logits.argmax(axis=1) == data.y, right
 
     def _record(
         self, outcome: str, detail: dict[str, object], domain: Domain, live: LearnerState
     ) -> None:
         saved = replace(domain, saved=domain.tensors)
-        self._transactions.record(
+        self._log.record(
             "grow",
             outcome,
             detail,
@@ -252,8 +259,8 @@ class AdaptorTrainer:
             tensors=domain_blob(self._program, saved),
         )
 
-    def _lesson(
-        self, bare: Domain, rows: Sequence[EvidenceRow], live: LearnerState
+    def _training_set(
+        self, without: Domain, rows: Sequence[EvidenceRow], live: LearnerState
     ) -> AdaptorTrainingSet:
         """The samples worth training on, at most as many as the policy says, in folds of equal
         class mix.
@@ -264,7 +271,7 @@ class AdaptorTrainer:
             weight > 0.0, weight, np.float32(self._program.manifest.policy.learn.field_weight)
         )
         if len(rows) > self._policy.samples:
-            read = self._program.read(z, taps, bare.tensors.over(live.tensors))
+            read = self._program.read(z, taps, without.tensors.over(live.tensors))
             kept = select(
                 self._selector,
                 Samples(read.embedding, y, tempered_softmax(read.logits, self._temperature)),
@@ -278,7 +285,7 @@ class AdaptorTrainer:
             weight = weight[kept]
         fold = np.empty(len(y), np.int64)
         fold[np.argsort(y, kind="stable")] = np.arange(len(y)) % _FOLDS
-        corrections = corrections_now(self._program, [bare.name], live)
+        corrections = corrections_now(self._program, [without.name], live)
         logits = np.zeros((len(y), len(live.classes)), np.float32)
         embedding = np.zeros_like(z)
         heads = []
@@ -292,7 +299,7 @@ class AdaptorTrainer:
                 corrections,
                 sign=-1.0,
             )
-            heads.append(bare.tensors.over(self._program.derive(taken, live.head, live.classes)))
+            heads.append(without.tensors.over(self._program.derive(taken, live.head, live.classes)))
             read = self._program.read(z[own], taps[own], heads[-1])
             logits[own], embedding[own] = read.logits, read.embedding
         return AdaptorTrainingSet(z, taps, y, weight, embedding, logits, fold, tuple(heads))
@@ -301,18 +308,18 @@ class AdaptorTrainer:
     def _temperature(self) -> float:
         return self._program.manifest.policy.learn.temperature
 
-    def _search(self, lesson: AdaptorTrainingSet) -> list[Ranked]:
+    def _search(self, data: AdaptorTrainingSet) -> list[Ranked]:
         candidates = []
         head = (
-            self._program.runtime.download(self._live().tensors, ["head.weight"])
-            if "head.weight" in self._live().tensors
+            self._program.runtime.download(self._live.current.tensors, ["head.weight"])
+            if "head.weight" in self._live.current.tensors
             else {}
         )
         for name, spec in self._adaptors.candidates.items():
-            hidden = self._adaptors.probe(name, lesson.embedding)  # loads the graph
+            hidden = self._adaptors.probe(name, data.embedding)  # loads the graph
             started = time.perf_counter()
-            self._adaptors.probe(name, lesson.embedding)
-            latency_ms = 1000 * (time.perf_counter() - started) / len(lesson)
+            self._adaptors.probe(name, data.embedding)
+            latency_ms = 1000 * (time.perf_counter() - started) / len(data)
             weight = head.get("head.weight")
             is_seen_through = (
                 spec.per_column and weight is not None and len(weight) == hidden.shape[1] + 1
@@ -328,24 +335,22 @@ class AdaptorTrainer:
             )
         return choose(
             candidates,
-            lesson.logits,
-            lesson.y,
+            data.logits,
+            data.y,
             budget_bytes=int(1024 * self._policy.adaptor_kib),
             latency_ms=self._policy.adaptor_ms,
             score=self._policy.score,
             scale=1.0 / self._temperature,
         )
 
-    def _train(self, name: str, lesson: AdaptorTrainingSet, but: int | None = None) -> Tensors:
+    def _train(self, name: str, data: AdaptorTrainingSet, but: int | None = None) -> Tensors:
         """Steps over the folds in turn, rows drawn in the same order every time; what predictions
         read of the result.
         """
         spec = self._adaptors.candidates[name]
         own, rng = self._adaptors.fresh(name), np.random.default_rng(0)
         members = {
-            number: np.flatnonzero(lesson.fold == number)
-            for number in range(_FOLDS)
-            if number != but
+            number: np.flatnonzero(data.fold == number) for number in range(_FOLDS) if number != but
         }
         turns = [number for number, rows in members.items() if len(rows)]
         for step in range(spec.steps):
@@ -353,10 +358,10 @@ class AdaptorTrainer:
             rows = rng.choice(members[number], min(spec.batch, len(members[number])), replace=False)
             _, written = self._adaptors.fit(
                 name,
-                own.over(lesson.heads[number]),
-                lesson.embedding[rows],
-                lesson.y[rows],
-                lesson.weight[rows],
+                own.over(data.heads[number]),
+                data.embedding[rows],
+                data.y[rows],
+                data.weight[rows],
                 spec.learning_rate,
             )
             own = written.over(own)

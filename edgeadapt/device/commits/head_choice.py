@@ -30,17 +30,19 @@ the choice is ours.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.cross_fitting import Fold, cross_fitted, folds_of
-from edgeadapt.device.commits.evidence_sums import apply_rows, corrections_now
+from edgeadapt.device.commits.evidence_sums import apply_rows, corrections_now, finish
+from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.logistic_head import ROWS, LogisticHead
-from edgeadapt.device.commits.transactions import Transactions
 from edgeadapt.device.inference.state import AS_SHIPPED, SOURCE, HeadChoice, LearnerState, OwnHead
 from edgeadapt.device.resources.budget import Meter
 from edgeadapt.device.storage.rows import EvidenceRow
@@ -91,15 +93,12 @@ class HeadChoices:
 
     def __init__(
         self,
-        transactions: Transactions,
+        log: CommitLog,
+        factory: FactorySamples,
         meter: Meter,
-        live: Callable[[], LearnerState],
-        publish: Callable[[LearnerState], None],
     ) -> None:
-        self._transactions = transactions
-        self._program = transactions.program
-        self._journal = transactions.journal
-        self._meter, self._live, self._publish = meter, live, publish
+        self._log, self._factory, self._meter = log, factory, meter
+        self._program, self._journal, self._live = log.program, log.journal, log.live
         self._policy = self._program.manifest.policy.learn
         self._logistic = LogisticHead(self._program)
         self._looked: dict[str, int] = {}  # condition -> labels when it was last looked at
@@ -111,12 +110,12 @@ class HeadChoices:
             str, Tensors
         ] = {}  # condition -> the live tensors that its head was made from
 
-    def taught(self, domain: str, count: int) -> None:
+    def on_labels_learned(self, domain: str, count: int) -> None:
         """So many labels more were accepted."""
         if self._labels is not None:
             self._labels[domain] = self._labels.get(domain, 0) + count
 
-    def reconsider(self) -> None:
+    def on_labels_removed(self, domains: Collection[str] = ()) -> None:
         """Labels were taken back: every condition is counted and looked at again."""
         self._labels, self._looked = None, {}
         self._logistic.reconsider()
@@ -138,12 +137,12 @@ class HeadChoices:
 
     def _is_baseless(self) -> bool:
         """Has a choice outlived the labels that made it?"""
-        return self._live().head != AS_SHIPPED and not self._live().labels
+        return self._live.current.head != AS_SHIPPED and not self._live.current.labels
 
     def _outdated(self) -> list[str]:
         """Conditions whose head does not follow from the live sums any more; the factory's stands
         for the shared head."""
-        live = self._live()
+        live = self._live.current
         if not self._labels or not live.labels:
             return []
         return [
@@ -165,12 +164,7 @@ class HeadChoices:
                 self._choose(domain)
             self._looked[domain] = (self._labels or {}).get(domain, 0)
         if self._is_baseless():
-            live = self._live()
-            self._transactions.choose_head(
-                AS_SHIPPED,
-                self._program.derive(live.tensors, AS_SHIPPED, live.classes),
-                {"labels": 0},
-            )
+            self._use(AS_SHIPPED, {"labels": 0})
         self._make_outdated()
 
     def _make_outdated(self) -> None:
@@ -182,7 +176,7 @@ class HeadChoices:
 
     # -- one condition ----------------------------------------------------------------------
     def _choose(self, domain: str) -> None:
-        live = self._live()
+        live = self._live.current
         if domain != SOURCE and domain not in live.domains:
             return
         rows = self._rows(domain, live)
@@ -196,14 +190,13 @@ class HeadChoices:
         loss, choice = self._best(live, domain, shared, field_only=False)
         if domain == SOURCE:
             if choice != live.head:
-                tensors = self._program.derive(live.tensors, choice, live.classes)
                 detail = {
                     "factory weight": choice.factory_weight,
                     "shrinkage": choice.shrinkage,
                     "temperature": round(choice.temperature, 3),
                     "labels": len(rows),
                 }
-                self._transactions.choose_head(choice, tensors, detail)
+                self._use(choice, detail)
             return
         own = self._own_sums(live, [row for row in rows if row.status == "learned"])
         alone = None
@@ -217,17 +210,24 @@ class HeadChoices:
         elif choice != live.head:
             self._chosen[domain] = _Chosen(choice, is_alone=False)
         elif self._chosen.pop(domain, None) is not None:
-            self._publish(
+            self._live.publish(
                 replace(
                     live, heads={name: head for name, head in live.heads.items() if name != domain}
                 )
             )
 
+    def _use(self, choice: HeadChoice, detail: Mapping[str, Any]) -> None:
+        """Another way from the sums to the shared head; the sums are as they were."""
+        live = self._live.current
+        tensors = self._program.derive(live.tensors, choice, live.classes)
+        chosen = replace(live, head=choice, tensors=tensors, heads={})
+        self._log.record("choose_head", "chosen", detail, finish(self._program, chosen))
+
     # -- heads that answer ------------------------------------------------------------------
     def _make(self, domain: str) -> None:
         """From the sums of what teaches, from the rows that are held out, and from a logistic
         regression of both."""
-        live = self._live()
+        live = self._live.current
         chosen = self._chosen.get(domain, _Chosen(live.head, is_alone=False))
         heads = {name: head for name, head in live.heads.items() if name != domain}
         sums: Tensors | None
@@ -246,14 +246,14 @@ class HeadChoices:
             head = self._program.derive(
                 sums, chosen.choice, live.classes, field_only=chosen.is_alone
             )
-            factory = [] if chosen.is_alone else self._transactions.factory_sets(live)
+            factory = [] if chosen.is_alone else self._factory.sets(live)
             answering = self._logistic.beside(head, live, factory, rows, domain)
             heads[domain] = OwnHead(
                 Tensors() if domain == SOURCE else head.only(self._written),
                 answering.only(self._written),
             )
         self._made_from[domain] = live.tensors
-        self._publish(replace(live, heads=heads))
+        self._live.publish(replace(live, heads=heads))
 
     def _newest(
         self, live: LearnerState, where: str, limit: int, *values: str
@@ -359,7 +359,7 @@ class HeadChoices:
     ) -> tuple[float, HeadChoice]:
         """The first choice that is better for the field's labels and the factory's samples
         together; else the one in use."""
-        factory, labels = self._transactions.factory_sets(live), sum((self._labels or {}).values())
+        factory, labels = self._factory.sets(live), sum((self._labels or {}).values())
 
         def together(field: float, choice: HeadChoice) -> float:
             head = replace(

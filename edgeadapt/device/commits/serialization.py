@@ -77,8 +77,16 @@ def without_adaptors(
     return {key: value for key, value in stored.items() if key not in gone}
 
 
-def _signature(values: Blobs, slots: int) -> Signature:
-    """Take a signature out of a domain's values; earlier versions stored every slot."""
+def domain_values(blobs: Mapping[str, NDArray[Any]], domain: str) -> Blobs:
+    """What is stored of a condition, by name; empty if nothing is."""
+    prefix = f"{_DOMAIN}{domain}/"
+    return {
+        key.removeprefix(prefix): value for key, value in blobs.items() if key.startswith(prefix)
+    }
+
+
+def take_prototypes(values: Blobs, slots: int) -> Signature:
+    """Take a domain's prototypes out of its values; earlier versions stored every slot."""
     sums, counts = values.pop("signature.sums"), values.pop("signature.counts")
     met = values.pop("signature.slots", None)
     if met is None:
@@ -130,9 +138,11 @@ def state_digest(
 __all__ = [
     "correction_blob",
     "domain_blob",
+    "domain_values",
     "durable_tables",
     "snapshot_of",
     "state_digest",
+    "take_prototypes",
     "with_domains",
     "without_adaptors",
 ]

@@ -58,22 +58,13 @@ class Adaptive:
             for c, share in zip(present, water_fill(sizes.astype(np.int64), quota), strict=True):
                 part = rows[cluster[rows] == c]
                 if share:
-                    chosen.append(
-                        part[
-                            coverage_rows(
-                                score[expert[int(c)]][part],
-                                int(share),
-                                rng,
-                                hardest=_TAIL,
-                                easiest=_TAIL,
-                            )
-                        ]
-                    )
+                    of = score[expert[int(c)]][part]
+                    even = coverage_rows(of, int(share), rng, hardest=_TAIL, easiest=_TAIL)
+                    chosen.append(part[even])
         return np.sort(np.concatenate(chosen)).astype(np.int64)
 
     def _groups(self, y: I64, budget: int) -> list[tuple[I64, int]]:
         if not self.quotas:
             return [(np.arange(len(y)), budget)]
-        return [
-            (np.flatnonzero(y == k), quota) for k, quota in class_quotas(y, budget).items() if quota
-        ]
+        quotas = class_quotas(y, budget).items()
+        return [(np.flatnonzero(y == k), quota) for k, quota in quotas if quota]

@@ -16,11 +16,6 @@ class Balanced:
     def select(self, samples: Samples, budget: int, seed: int) -> I64:
         rng = np.random.default_rng(seed)
         quotas = class_quotas(samples.y, checked(budget))
-        return np.sort(
-            np.concatenate(
-                [
-                    rng.choice(np.flatnonzero(samples.y == k), n, replace=False)
-                    for k, n in quotas.items()
-                ]
-            )
-        ).astype(np.int64)
+        rows = ((np.flatnonzero(samples.y == k), n) for k, n in quotas.items())
+        chosen = [rng.choice(of_class, n, replace=False) for of_class, n in rows]
+        return np.sort(np.concatenate(chosen)).astype(np.int64)

@@ -43,7 +43,5 @@ def class_quotas(y: I64, budget: int) -> dict[int, int]:
     the number of classes.
     """
     classes, sizes = np.unique(y, return_counts=True)
-    return {
-        int(k): int(quota)
-        for k, quota in zip(classes, water_fill(sizes.astype(np.int64), budget), strict=True)
-    }
+    quotas = water_fill(sizes.astype(np.int64), budget)
+    return dict(zip(classes.tolist(), quotas.tolist(), strict=True))

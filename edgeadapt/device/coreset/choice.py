@@ -1,4 +1,4 @@
-"""Which expert speaks for a cluster: the one that spreads the cluster's samples most evenly.
+"""Which expert scores a cluster: the one that spreads the cluster's samples most evenly.
 
 Each score is standardised over the pool and put into 50 equal bins on [-4, 4]; what lies outside
 counts in the outermost bins. With q the shares of a cluster's samples in the bins::
@@ -34,10 +34,8 @@ def standardised(score: F64) -> F64:
 
 def bin_entropy(standard: F64) -> float:
     """Nats, 0 .. ln 50, of standardised scores over the fixed bins."""
-    place = np.clip(np.floor((standard + REACH) * (BINS / (2.0 * REACH))), 0, BINS - 1).astype(
-        np.int64
-    )
-    q = np.bincount(place, minlength=BINS) / max(len(standard), 1)
+    place = np.clip(np.floor((standard + REACH) * (BINS / (2.0 * REACH))), 0, BINS - 1)
+    q = np.bincount(place.astype(np.int64), minlength=BINS) / max(len(standard), 1)
     q = q[q > 0]
     return float(-(q * np.log(q)).sum())
 

@@ -55,9 +55,8 @@ def skill_clusters(
     """
     sketch = gradient_sketch(residuals(p, samples.y), samples.z, width, seed)
     length = np.sqrt((sketch**2).sum(axis=1, keepdims=True))
-    return k_means((sketch / np.where(length > 0, length, 1.0)).astype(np.float32), clusters, seed)[
-        0
-    ]
+    unit = np.asarray(sketch / np.where(length > 0, length, 1.0), np.float32)
+    return k_means(unit, clusters, seed)[0]
 
 
 def _spread_out(points: F32, clusters: int, rng: np.random.Generator) -> F32:
@@ -80,7 +79,5 @@ def _distances(points: F32, squared: F32, row: int) -> F64:
 
 
 def _nearest(points: F32, centres: F32) -> I64:
-    owner: I64 = (
-        ((centres**2).sum(axis=1) - 2.0 * points @ centres.T).argmin(axis=1).astype(np.int64)
-    )
-    return owner
+    distance = (centres**2).sum(axis=1) - 2.0 * points @ centres.T
+    return np.asarray(distance.argmin(axis=1), np.int64)

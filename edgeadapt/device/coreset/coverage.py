@@ -54,7 +54,7 @@ def coverage_rows(
 
 class Coverage:
     """Coverage over EL2N within each class, under class quotas. Without ``p``, a ridge read-out of
-    the pool itself speaks for the head.
+    the pool itself takes the place of the head.
 
     Args:
         hardest: share of the hardest rows of a class that is dropped first.

@@ -31,7 +31,8 @@ def distinct_rows(z: F32, radius: float = RADIUS, rank: I64 | None = None) -> I6
         rank: (N,) who goes first, smallest first; by place if not given, so pass rows in an order
             that does not depend on arrival.
     """
-    squared, centred = _centred(z)
+    centred = z - z.mean(axis=0)
+    squared = (centred**2).sum(axis=1)
     order = np.arange(len(z)) if rank is None else np.argsort(rank, kind="stable")
     # float32 rounding does not make a copy distinct
     limit = (radius + 1e-6) * 2.0 * float(squared.mean())
@@ -64,15 +65,6 @@ def redundancy(z: F32, rank: I64 | None = None) -> F64:
     return largest
 
 
-def _centred(z: F32) -> tuple[F32, F32]:
-    centred = z - z.mean(axis=0)
-    return (centred**2).sum(axis=1), centred
-
-
 def _distances(centred: F32, squared: F32, rows: I64, others: I64) -> F32:
-    return np.asarray(
-        squared[rows][:, None]
-        + squared[others][None, :]
-        - np.float32(2.0) * centred[rows] @ centred[others].T,
-        np.float32,
-    )
+    products = np.float32(2.0) * centred[rows] @ centred[others].T
+    return np.asarray(squared[rows][:, None] + squared[others][None, :] - products, np.float32)

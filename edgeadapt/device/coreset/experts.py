@@ -35,14 +35,12 @@ def perplexity(samples: Samples) -> F64:
 def entropy(samples: Samples) -> F64:
     """(N,) in nats, 0 .. ln K."""
     p = np.maximum(_given(samples), _LEAST)
-    nats: F64 = -(p * np.log(p)).sum(axis=1)
-    return nats
+    return np.asarray(-(p * np.log(p)).sum(axis=1))
 
 
 def el2n(samples: Samples) -> F64:
     """(N,) 0 .. sqrt(2)."""
-    lengths: F64 = np.sqrt((residuals(_given(samples), samples.y) ** 2).sum(axis=1))
-    return lengths
+    return np.asarray(np.sqrt((residuals(_given(samples), samples.y) ** 2).sum(axis=1)))
 
 
 def grand(samples: Samples) -> F64:
@@ -51,7 +49,7 @@ def grand(samples: Samples) -> F64:
 
 
 def grounding(samples: Samples) -> F64:
-    """(N,) above 1 where the input speaks for its label more than a blank one does.
+    """(N,) above 1 where the input makes its label likelier than a blank one does.
 
     Raises:
         InputError: ``blank`` is not given.
@@ -67,11 +65,7 @@ def grounding(samples: Samples) -> F64:
 
 
 EXPERTS: dict[str, Callable[[Samples], F64]] = {
-    "perplexity": perplexity,
-    "entropy": entropy,
-    "el2n": el2n,
-    "grand": grand,
-    "grounding": grounding,
+    expert.__name__: expert for expert in (perplexity, entropy, el2n, grand, grounding)
 }
 
 

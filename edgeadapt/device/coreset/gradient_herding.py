@@ -1,5 +1,5 @@
-"""Herding of features and gradients at once: the chosen rows look like their class and pull the
-head where all rows pull it.
+"""Herding of features and gradients at once: the chosen rows have the mean of their class, and
+the gradient of all rows.
 
 Greedy for the smallest::
 

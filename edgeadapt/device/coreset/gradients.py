@@ -33,18 +33,15 @@ def residuals(p: F64, y: I64) -> F64:
 def gradient_norms(u: F64, z: F32) -> F64:
     """(N,) |u_i| sqrt(|z_i|^2 + 1)."""
     squared = (u**2).sum(axis=1) * ((np.asarray(z, np.float64) ** 2).sum(axis=1) + 1.0)
-    norms: F64 = np.sqrt(squared)
-    return norms
+    return np.asarray(np.sqrt(squared))
 
 
 def gradient_kernel(u: F64, z: F32, other_u: F64, other_z: F32) -> F64:
     """(N, M) inner products of the gradients of N samples with those of M others; exact, from the
     two factors.
     """
-    kernel: F64 = (u @ other_u.T) * (
-        np.asarray(z, np.float64) @ np.asarray(other_z, np.float64).T + 1.0
-    )
-    return kernel
+    features = np.asarray(z, np.float64) @ np.asarray(other_z, np.float64).T
+    return np.asarray((u @ other_u.T) * (features + 1.0))
 
 
 def gradient_mean(u: F64, z: F32, share: F64) -> F64:
@@ -55,8 +52,7 @@ def gradient_mean(u: F64, z: F32, share: F64) -> F64:
 
 def gradient_products(u: F64, z: F32, total: F64) -> F64:
     """(N,) <g_i, total> = u_i . (total h_i), total (K, D + 1)."""
-    products: F64 = (u * (z @ total[:, :-1].T + total[:, -1])).sum(axis=1)
-    return products
+    return np.asarray((u * (z @ total[:, :-1].T + total[:, -1])).sum(axis=1))
 
 
 def gradient_sketch(u: F64, z: F32, width: int = 128, seed: int = 0) -> F32:
@@ -70,7 +66,5 @@ def gradient_sketch(u: F64, z: F32, width: int = 128, seed: int = 0) -> F32:
     rng = np.random.default_rng(seed)
     a = rng.choice(np.array([-1.0, 1.0], np.float32), (u.shape[1], width))
     b = rng.choice(np.array([-1.0, 1.0], np.float32), (z.shape[1] + 1, width))
-    sketch: F32 = (
-        (np.asarray(u, np.float32) @ a) * (z @ b[:-1] + b[-1]) / np.sqrt(np.float32(width))
-    ).astype(np.float32)
-    return sketch
+    sketch = (np.asarray(u, np.float32) @ a) * (z @ b[:-1] + b[-1]) / np.sqrt(np.float32(width))
+    return np.asarray(sketch, np.float32)

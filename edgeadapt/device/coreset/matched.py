@@ -54,9 +54,8 @@ class Matched:
     def select(self, samples: Samples, budget: int, seed: int = 0) -> I64:
         order = samples.content_order()
         directions = unit(samples.z[order])
-        pool = Samples(
-            projected(directions, self.width), samples.y[order], None, samples.weight[order]
-        )
+        narrow = projected(directions, self.width)
+        pool = Samples(narrow, samples.y[order], None, samples.weight[order])
         quotas = class_quotas(pool.y, checked(budget))
         left = self._distinct(pool)
         agreeing, held_out = self._agreeing(pool.take(left))
@@ -64,28 +63,18 @@ class Matched:
         left, answers = left[agreeing], held_out[agreeing]
         rest = pool.take(left)
         there = {k: min(quota, int((rest.y == k).sum())) for k, quota in quotas.items()}
-        chosen = left[
-            np.array(
-                herd_gradients(
-                    directions[left],
-                    rest.z,
-                    rest.y,
-                    residuals(answers, rest.y),
-                    rest.weight,
-                    there,
-                    self.strength,
-                ),
-                np.int64,
-            )
-        ]
-        copies = np.setdiff1d(np.arange(len(pool)), np.concatenate([left, contradicted]))
-        return np.sort(
-            order[_filled(pool.y, chosen, np.concatenate([copies, contradicted]), quotas)]
+        u = residuals(answers, rest.y)
+        matching = herd_gradients(
+            directions[left], rest.z, rest.y, u, rest.weight, there, self.strength
         )
+        chosen = left[np.array(matching, np.int64)]
+        copies = np.setdiff1d(np.arange(len(pool)), np.concatenate([left, contradicted]))
+        spare = np.concatenate([copies, contradicted])
+        return np.sort(order[_filled(pool.y, chosen, spare, quotas)])
 
     def _agreeing(self, pool: Samples) -> tuple[I64, F64]:
         """Rows that no round contradicts, and the last answers (N, K): a wrong label that is out no
-        longer speaks for the others.
+        longer influences the others.
         """
         held_out = fit(pool).held_out
         if not is_noisy(held_out, pool.y, self.tolerance):
@@ -103,9 +92,8 @@ class Matched:
         if self.radius < 0:
             return np.arange(len(pool))
         rows = (np.flatnonzero(pool.y == k) for k in pool.classes)
-        return np.sort(
-            np.concatenate([part[distinct_rows(pool.z[part], self.radius)] for part in rows])
-        )
+        stay = [part[distinct_rows(pool.z[part], self.radius)] for part in rows]
+        return np.sort(np.concatenate(stay))
 
 
 class CleanHerding(Matched):
@@ -139,8 +127,6 @@ def projected(z: F32, width: int, seed: int = 0) -> F32:
     """
     if z.shape[1] <= width:
         return z
-    signs = np.random.default_rng(seed).choice(
-        np.array([-1.0, 1.0], np.float32), (z.shape[1], width)
-    )
-    narrow: F32 = z @ signs / np.float32(np.sqrt(width))
-    return narrow
+    both = np.array([-1.0, 1.0], np.float32)
+    signs = np.random.default_rng(seed).choice(both, (z.shape[1], width))
+    return np.asarray(z @ signs / np.float32(np.sqrt(width)))

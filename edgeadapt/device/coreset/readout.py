@@ -55,9 +55,8 @@ def fit(samples: Samples, penalty: float = PENALTY) -> Readout:
         fitted, quadratic = np.zeros_like(target), np.zeros(len(z))
     else:
         solve = _primal if len(z) > z.shape[1] else _dual
-        fitted, quadratic = solve(
-            z, scaled, (target - mean) * root[:, None], root, penalty * trace / z.shape[1]
-        )
+        rest, ridge = (target - mean) * root[:, None], penalty * trace / z.shape[1]
+        fitted, quadratic = solve(z, scaled, rest, root, ridge)
     fitted = fitted + mean
     leverage = np.minimum(share * (1.0 + quadratic), _LARGEST_LEVERAGE)
     return Readout(fitted, target - (target - fitted) / (1.0 - leverage)[:, None])
@@ -83,11 +82,9 @@ def with_probabilities(samples: Samples) -> Samples:
     """The samples as they are if the head's probabilities are there, else with those of the pool's
     own read-out.
     """
-    return (
-        samples
-        if samples.p is not None
-        else Samples(samples.z, samples.y, probabilities(samples), samples.weight)
-    )
+    if samples.p is not None:
+        return samples
+    return Samples(samples.z, samples.y, probabilities(samples), samples.weight)
 
 
 def _primal(z: F32, scaled: F32, target: F64, root: F64, penalty: float) -> tuple[F64, F64]:

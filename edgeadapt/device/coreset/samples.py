@@ -77,23 +77,14 @@ class Samples:
         p = None if self.p is None else _probabilities(self.p, count, "p")
         if p is not None and y.max() >= p.shape[1]:
             raise InputError(f"samples: y goes up to {int(y.max())}, p has {p.shape[1]} classes")
-        blank = (
-            None
-            if self.blank is None
-            else _probabilities(np.atleast_2d(np.asarray(self.blank)), 1, "blank")[0]
-        )
-        if blank is not None and (p is None or len(blank) != p.shape[1]):
-            raise InputError(
-                f"samples: blank has {len(blank)} classes, p"
-                f" {'is not given' if p is None else f'has {p.shape[1]}'}"
-            )
-        for name, value in (
-            ("z", z),
-            ("y", y.astype(np.int64)),
-            ("weight", weight),
-            ("p", p),
-            ("blank", blank),
-        ):
+        blank = self.blank
+        if blank is not None:
+            blank = _probabilities(np.atleast_2d(np.asarray(blank)), 1, "blank")[0]
+            if p is None or len(blank) != p.shape[1]:
+                has = "is not given" if p is None else f"has {p.shape[1]}"
+                raise InputError(f"samples: blank has {len(blank)} classes, p {has}")
+        checked = {"z": z, "y": y.astype(np.int64), "weight": weight, "p": p, "blank": blank}
+        for name, value in checked.items():
             object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
@@ -110,32 +101,17 @@ class Samples:
         return np.unique(self.y)
 
     def take(self, rows: I64) -> Samples:
-        return Samples(
-            self.z[rows],
-            self.y[rows],
-            None if self.p is None else self.p[rows],
-            self.weight[rows],
-            self.blank,
-        )
+        p = None if self.p is None else self.p[rows]
+        return Samples(self.z[rows], self.y[rows], p, self.weight[rows], self.blank)
 
     def content_order(self) -> I64:
         """(N,) an order of the rows that what they hold decides, not where they stand: a selector
         that works in it does not depend on arrival.
         """
-        parts = [
-            self.z,
-            self.y[:, None],
-            self.weight[:, None],
-            *([] if self.p is None else [self.p]),
-        ]
-        rows = zip(
-            *(np.ascontiguousarray(part).view(np.uint8).reshape(len(self), -1) for part in parts),
-            strict=True,
-        )
-        digests = [
-            blake2b(b"".join(part.tobytes() for part in row), digest_size=8).digest()
-            for row in rows
-        ]
+        parts = [self.z, self.y, self.weight, *([] if self.p is None else [self.p])]
+        bytes_of = [np.ascontiguousarray(p).view(np.uint8).reshape(len(self), -1) for p in parts]
+        rows = np.hstack(bytes_of)
+        digests = [blake2b(row.tobytes(), digest_size=8).digest() for row in rows]
         return np.argsort(np.array(digests, "V8").view(np.uint64), kind="stable").astype(np.int64)
 
 

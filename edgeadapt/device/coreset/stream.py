@@ -10,9 +10,8 @@ before and what is new: Maharana et al., Adapt-infinity, ICLR 2025, section 4, s
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgeadapt.device.coreset.samples import F32, I64, Samples, Selector, checked
+from edgeadapt.device.coreset.samples import F64, I64, Samples, Selector, checked
 from edgeadapt.errors import InputError
 
 
@@ -49,11 +48,8 @@ class SelectedMemory:
     @property
     def nbytes(self) -> int:
         """Of features, labels and weights."""
-        return (
-            0
-            if self._pool is None
-            else self._pool.z.nbytes + self._pool.y.nbytes + self._pool.weight.nbytes
-        )
+        pool = self._pool
+        return 0 if pool is None else pool.z.nbytes + pool.y.nbytes + pool.weight.nbytes
 
     def offer(self, batch: Samples) -> None:
         """Take a batch; select once ``patience`` rows are new and there are more than ``budget``.
@@ -70,9 +66,8 @@ class SelectedMemory:
                 f" {batch.z.shape[1]}"
             )
         for slot in batch.classes.tolist():
-            self._seen[slot] = self._seen.get(slot, 0.0) + float(
-                batch.weight[batch.y == slot].sum()
-            )
+            offered = float(batch.weight[batch.y == slot].sum())
+            self._seen[slot] = self._seen.get(slot, 0.0) + offered
         self._pool = (
             Samples(batch.z.copy(), batch.y.copy(), None, batch.weight.copy())
             if self._pool is None
@@ -101,16 +96,15 @@ class SelectedMemory:
         self._pool = Samples(kept.z, kept.y, None, self._weights(kept.y))
         self._turns, self._new = self._turns + 1, 0
 
-    def _weights(self, y: I64) -> NDArray[np.float64]:
+    def _weights(self, y: I64) -> F64:
         counts = np.bincount(y)
-        weights: NDArray[np.float64] = np.array(
-            [self._seen[int(slot)] / counts[slot] for slot in y]
-        )
+        weights: F64 = np.array([self._seen[int(slot)] / counts[slot] for slot in y])
         return weights if weights.any() else np.ones(len(y))
 
 
 def _joined(first: Samples, second: Samples) -> Samples:
-    z: F32 = np.concatenate([first.z, second.z])
-    return Samples(
-        z, np.concatenate([first.y, second.y]), None, np.concatenate([first.weight, second.weight])
+    z, y, weight = (
+        np.concatenate([getattr(first, name), getattr(second, name)])
+        for name in ("z", "y", "weight")
     )
+    return Samples(z, y, None, weight)

@@ -47,12 +47,9 @@ class Adaptors:
         }
         self._marks = {spec.tensors[0]: name for name, spec in self.candidates.items()}
         self._loaded: dict[tuple[str, RoleName], Executable] = {}
-        prefixes = tuple(f"{name}." for name in self.candidates)
-        self.all_names = frozenset(
-            s.name
-            for s in bundle.manifest.tensors
-            if prefixes and s.scope == "domain" and s.name.startswith(prefixes)
-        )
+        prefixes = tuple(f"{name}." for name in self.candidates)  # an empty one begins no name
+        kept = [spec.name for spec in bundle.manifest.tensors if spec.scope == "domain"]
+        self.all_names = frozenset(name for name in kept if name.startswith(prefixes))
         """Tensors of any candidate, those of its training alone included."""
         self._files = {
             (name, role): bundle.graph_file(graph)
@@ -74,10 +71,7 @@ class Adaptors:
 
     def held_in(self, tensors: Mapping[str, Any]) -> str:
         """The candidate whose tensors these are; empty without one."""
-        for mark, name in self._marks.items():
-            if mark in tensors:
-                return name
-        return ""
+        return next((name for mark, name in self._marks.items() if mark in tensors), "")
 
     def names(self, candidate: str) -> tuple[str, ...]:
         """Tensors that a prediction reads, and a condition keeps."""
@@ -90,28 +84,19 @@ class Adaptors:
     def without(self, tensors: Tensors) -> Tensors:
         """The same tensors, and no adaptor; the very same value if there was none."""
         held = self.held_in(tensors)
-        return (
-            tensors.only([name for name in tensors if name not in self.candidates[held].tensors])
-            if held
-            else tensors
-        )
+        own = self.names(held) if held else ()
+        return tensors.only([name for name in tensors if name not in own]) if held else tensors
 
     def fresh(self, candidate: str) -> Tensors:
         """Factory values of a candidate, which correct nothing; what only training needs starts at
         zero.
         """
-        values = self._starts
-        specs = [
-            spec
-            for spec in self._manifest.tensors
-            if spec.scope == "domain" and spec.name.startswith(f"{candidate}.")
-        ]
-        return self._runtime.upload(
-            {
-                s.name: values[s.name] if s.name in values else np.zeros(s.shape, s.dtype)
-                for s in specs
-            }
-        )
+        values: dict[str, NDArray[Any]] = {}
+        for spec in self._manifest.tensors:
+            if spec.scope == "domain" and spec.name.startswith(f"{candidate}."):
+                start = self._starts.get(spec.name)
+                values[spec.name] = np.zeros(spec.shape, spec.dtype) if start is None else start
+        return self._runtime.upload(values)
 
     def read(self, candidate: str) -> Executable:
         return self._graph(candidate, "predict")
@@ -151,6 +136,3 @@ class Adaptors:
                 )
             self._loaded[key] = self._runtime.load(self._files[key])
         return self._loaded[key]
-
-
-__all__ = ["Adaptors", "adaptor_of", "shared_graphs"]

@@ -21,7 +21,7 @@ class LateGraph:
     """See ``edgeadapt.runtime.Executable``; thread-safe.
 
     Args:
-        file: what is loaded. loaded: is told the executable, once.
+        file: what is loaded. loaded: called with the executable, once.
     """
 
     def __init__(
@@ -56,6 +56,3 @@ class LateGraph:
         self, ports: Mapping[str, ArrayLike], tensors: Tensors
     ) -> tuple[dict[str, NDArray[Any]], Tensors]:
         return self.load()(ports, tensors)
-
-
-__all__ = ["LateGraph"]

@@ -22,7 +22,16 @@ from edgeadapt.bundle import Bundle
 from edgeadapt.bundle.schema import Precision
 from edgeadapt.device.inference.program import NO_TENSORS, Program
 from edgeadapt.errors import EdgeadaptError, RuntimeUnavailable
-from edgeadapt.runtime import ArrayLike, BuildsAhead, Built, GraphFile, Signature, Tensors, Watch
+from edgeadapt.runtime import (
+    ArrayLike,
+    BuildsAhead,
+    Built,
+    GraphFile,
+    Runtime,
+    Signature,
+    Tensors,
+    Watch,
+)
 
 Outcome = Literal["built", "kept", "none", "failed"]
 OnStep = Callable[[str, int, int], None]
@@ -74,11 +83,8 @@ def requests(bundle: Bundle, *, refolds_by_input: bool = False) -> list[Request]
         BundleError: a learner cannot open it.
     """
     recorder = _Recorder(bundle, refolds_by_input)
-    precisions: list[Precision] = [
-        "float32",
-        *(variant.precision for variant in bundle.manifest.precisions),
-    ]
-    for precision in precisions:
+    variants: list[Precision] = [variant.precision for variant in bundle.manifest.precisions]
+    for precision in ("float32", *variants):
         program = Program(bundle, recorder, precision)
         program.load_all()
         program.refold(NO_TENSORS)
@@ -96,8 +102,8 @@ def build_ahead(
     Args:
         runtime: one that compiles; see ``edgeadapt.runtime.BuildsAhead``.
         asked: see :func:`requests`.
-        on_step: is told the phase of the build, its steps that are done and their number, on this
-            thread.
+        on_step: called on this thread with the phase of the build, its steps that are done and
+            their number.
 
     Raises:
         RuntimeUnavailable: the runtime keeps nothing.
@@ -114,24 +120,14 @@ def build_ahead(
         try:
             built = _elsewhere(partial(runtime.build, request.graph, request.constants), on_step)
         except Exception as error:  # whatever an engine raises is the failure of this graph
-            cause = (
-                str(error)
-                if isinstance(error, EdgeadaptError)
-                else f"{type(error).__name__}: {error}"
-            )
-            yield Result(
-                request.name, "failed", time.perf_counter() - started, note=" ".join(cause.split())
-            )
-        else:
-            outcome: Outcome = "none" if not built.files else "kept" if built.was_kept else "built"
-            yield Result(
-                request.name,
-                outcome,
-                time.perf_counter() - started,
-                built.nbytes,
-                built.note,
-                built.files,
-            )
+            kind = "" if isinstance(error, EdgeadaptError) else f"{type(error).__name__}: "
+            cause = f"{kind}{error}"
+            took = time.perf_counter() - started
+            yield Result(request.name, "failed", took, note=" ".join(cause.split()))
+            continue
+        took = time.perf_counter() - started
+        outcome: Outcome = "none" if not built.files else "kept" if built.was_kept else "built"
+        yield Result(request.name, outcome, took, built.nbytes, built.note, built.files)
 
 
 def lost(results: Iterable[Result]) -> list[str]:
@@ -145,7 +141,7 @@ def _elsewhere(build: Callable[[Watch], Built], on_step: OnStep | None) -> Built
     """Run a build on another thread and wait for it here.
 
     Python hands an interrupt to the main thread, between two of its own instructions: one that is
-    inside a compiler would hear of it minutes later.
+    inside a compiler would get it minutes later.
     """
     steps: queue.SimpleQueue[tuple[str, int, int] | None] = queue.SimpleQueue()
     is_cancelled = threading.Event()
@@ -180,12 +176,13 @@ def _elsewhere(build: Callable[[Watch], Built], on_step: OnStep | None) -> Built
     return outcome[0]
 
 
-class _Recorder:
+class _Recorder(Runtime):
     """A runtime that takes down what it is asked to load. Its graphs compute nothing: what they
     write has the frozen values of the bundle.
     """
 
     name = "recorder"
+    refolds_by_input = False
 
     def __init__(self, bundle: Bundle, refolds_by_input: bool) -> None:
         self.refolds_by_input = refolds_by_input
@@ -195,9 +192,8 @@ class _Recorder:
     def load(
         self, graph: GraphFile, constants: Mapping[str, NDArray[Any]] | None = None
     ) -> _Silent:
-        self.asked.setdefault(
-            (graph.sha256, tuple(sorted(constants or ()))), Request(graph, constants)
-        )
+        key = graph.sha256, tuple(sorted(constants or ()))
+        self.asked.setdefault(key, Request(graph, constants))
         return _Silent(self._written)
 
     def upload(self, values: Mapping[str, NDArray[Any]]) -> Tensors:
@@ -240,6 +236,3 @@ class _Held:
 
     def numpy(self) -> NDArray[Any]:
         return self.value.copy()
-
-
-__all__ = ["Outcome", "Request", "Result", "build_ahead", "lost", "requests"]

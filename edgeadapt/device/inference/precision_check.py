@@ -46,12 +46,8 @@ def probe_inputs(spec: InputSpec) -> NDArray[np.uint8] | NDArray[np.float32]:
         return np.asarray(low + spread * (high - low), np.float32)
     if spec.mean:
         axis = len(spec.shape) if spec.layout == "NHWC" else 1
-        mean, std = (
-            np.array(values).reshape(
-                [-1 if place == axis else 1 for place in range(1 + len(spec.shape))]
-            )
-            for values in (spec.mean, spec.std)
-        )
+        shape = [-1 if place == axis else 1 for place in range(1 + len(spec.shape))]
+        mean, std = (np.array(values).reshape(shape) for values in (spec.mean, spec.std))
         return np.asarray(mean + 2.0 * (2.0 * spread - 1.0) * std, np.float32)
     return np.asarray(2.0 * spread - 1.0, np.float32)
 
@@ -65,20 +61,16 @@ def probe_features(encode: Executable, spec: InputSpec) -> NDArray[np.float32]:
 
 def compared(z: NDArray[np.float32]) -> NDArray[np.float32]:
     """(P,) of features (4, D) of the probes."""
-    columns = np.unique(
-        np.linspace(0, z.shape[1] - 1, min(_COLUMNS, z.shape[1])).round().astype(np.int64)
-    )
-    found: NDArray[np.float32] = z[:, columns].ravel()
+    places = np.linspace(0, z.shape[1] - 1, min(_COLUMNS, z.shape[1]))
+    found: NDArray[np.float32] = z[:, np.unique(places.round().astype(np.int64))].ravel()
     return found
 
 
 def distance_between(here: NDArray[Any], there: NDArray[Any]) -> float:
     """|here - there| / |there|; infinite if they are no features of the same encoder."""
-    return (
-        float(np.linalg.norm(here - there) / max(float(np.linalg.norm(there)), 1e-12))
-        if here.shape == there.shape
-        else float("inf")
-    )
+    if here.shape != there.shape:
+        return float("inf")
+    return float(np.linalg.norm(here - there) / max(float(np.linalg.norm(there)), 1e-12))
 
 
 def check_probe(encode: Executable, spec: InputSpec, variant: PrecisionSpec, where: str) -> None:
@@ -106,13 +98,3 @@ def check_probe(encode: Executable, spec: InputSpec, variant: PrecisionSpec, whe
             f" {variant.probe_tolerance:.2g} is allowed ({where}); open the bundle with"
             " precision='float32', or with another runtime or version"
         )
-
-
-__all__ = [
-    "LEAST_TOLERANCE",
-    "check_probe",
-    "compared",
-    "distance_between",
-    "probe_features",
-    "probe_inputs",
-]

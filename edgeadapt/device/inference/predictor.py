@@ -1,6 +1,4 @@
-"""The read side: through the door, through the encoder, to a prediction. Nothing here changes the
-learner.
-"""
+"""From inputs to a prediction: checks, encoder, head. Nothing here changes the learner."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from edgeadapt.results import Prediction, Reading
 
 @dataclass(frozen=True, eq=False)
 class _AnswerSet:
-    """The classes of a memory that can be answered: their columns in the logits, a view where they
+    """The classes of a state that can be answered: their columns in the logits, a view where they
     are the first ones.
     """
 
@@ -32,11 +30,8 @@ class _AnswerSet:
     def of(cls, classes: tuple[str | None, ...]) -> _AnswerSet:
         active = [slot for slot, name in enumerate(classes) if name is not None]
         is_prefix = active == list(range(len(active)))
-        return cls(
-            classes,
-            slice(0, len(active)) if is_prefix else active,
-            tuple(str(classes[slot]) for slot in active),
-        )
+        columns = slice(0, len(active)) if is_prefix else active
+        return cls(classes, columns, tuple(str(classes[slot]) for slot in active))
 
 
 class Predictor:
@@ -51,7 +46,7 @@ class Predictor:
     def features(
         self, x: Any, features: Mapping[str, Any] | None, memory: LearnerState, domain: str
     ) -> tuple[NDArray[Any], F32, F32]:
-        """(inputs, z, taps) of a batch that passed the door.
+        """(inputs, z, taps) of a batch that was checked.
 
         Raises:
             InputError: the batch does not fit, or both or neither of ``x`` and ``features`` were
@@ -80,8 +75,8 @@ class Predictor:
         """Compare the first inputs with calibration; a swapped channel order or a missing factor is
         named in a warning.
         """
-        if self._first_frames.is_looking:
-            self._first_frames.look(inputs)
+        if self._first_frames.is_active:
+            self._first_frames.add(inputs)
 
     def prediction(self, read: HeadOutput, memory: LearnerState) -> Prediction:
         answers = self._answer_set

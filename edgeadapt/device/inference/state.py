@@ -23,6 +23,7 @@ SOURCE = "source"
 """The factory condition: no correction."""
 
 _NOISE = 0.25  # squared length per column by which windows of one condition differ
+_TABLED = ("name", "kind", "answers_known", "answers_new")  # of a condition, in a commit's tables
 DomainKind = Literal["provisional", "condition", "novelty"]
 
 
@@ -197,11 +198,10 @@ class LearnerState:
         """
         if name in self.slots:
             return self
-        for slot, holder in enumerate(self.classes):
-            if holder is None:
-                return replace(
-                    self, classes=(*self.classes[:slot], name, *self.classes[slot + 1 :]), heads={}
-                )
+        if None in self.classes:
+            slot = self.classes.index(None)
+            classes = (*self.classes[:slot], name, *self.classes[slot + 1 :])
+            return replace(self, classes=classes, heads={})
         raise CapacityError(
             f"{len(self.classes)} of {len(self.classes)} class slots are used; "
             f"export with class_slots = {2 * len(self.classes)} or call learner.remove_class(...)"
@@ -211,9 +211,8 @@ class LearnerState:
         return replace(self, domains={**self.domains, domain.name: domain})
 
     def without_domain(self, name: str) -> LearnerState:
-        return replace(
-            self, domains={key: value for key, value in self.domains.items() if key != name}
-        )
+        left = {key: value for key, value in self.domains.items() if key != name}
+        return replace(self, domains=left)
 
     def tables(self) -> str:
         """Class table, domain table and counters as canonical JSON: the part of a commit that
@@ -223,13 +222,8 @@ class LearnerState:
             {
                 "classes": list(self.classes),
                 "domains": [
-                    {
-                        "name": d.name,
-                        "kind": d.kind,
-                        "answers_known": d.answers_known,
-                        "answers_new": d.answers_new,
-                    }
-                    for _, d in sorted(self.domains.items())
+                    {name: getattr(domain, name) for name in _TABLED}
+                    for _, domain in sorted(self.domains.items())
                 ],
                 "labels": self.labels,
                 "domain_serial": self.domain_serial,

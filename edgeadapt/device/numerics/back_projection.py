@@ -33,11 +33,8 @@ def back_projection(mean: Array, centre: Array, *parts: Array) -> tuple[F32]:
     """
     exact = np.asarray(mean, np.float64)
     matrix = projected_matrix(len(centre), exact.shape[1], *parts)
-    placed = (
-        np.asarray(centre, np.float64)
-        + np.linalg.solve(matrix.T @ matrix + _PENALTY * np.eye(matrix.shape[1]), exact.T).T
-        @ matrix.T
-    )
+    square = matrix.T @ matrix + _PENALTY * np.eye(matrix.shape[1])
+    placed = np.asarray(centre, np.float64) + np.linalg.solve(square, exact.T).T @ matrix.T
     return (np.where(exact.any(axis=1, keepdims=True), placed, 0.0).astype(np.float32),)
 
 
@@ -48,11 +45,9 @@ def projected_matrix(features: int, width: int, *parts: Array) -> F64:
     Signs and H are uint8 with 128 added; older bundles have them as int8, as they are.
     """
     if len(parts) == 1:
-        planes = [
-            np.asarray(parts[0], np.int64) // 3**place % 3 - 1 for place in range(DIGITS_PER_BYTE)
-        ]
-        matrix: F64 = np.concatenate(planes)[:features] / np.sqrt(width)
-        return matrix
+        digits = np.asarray(parts[0], np.int64)
+        planes = [digits // 3**place % 3 - 1 for place in range(DIGITS_PER_BYTE)]
+        return np.asarray(np.concatenate(planes)[:features] / np.sqrt(width))
     signs, left, right = (
         np.asarray(part, np.int64) - (BYTE_ZERO if part.dtype == np.uint8 else 0)
         for part in parts[:3]
@@ -61,6 +56,3 @@ def projected_matrix(features: int, width: int, *parts: Array) -> F64:
     transform = left[rows // len(right)][:, :, None] * right[rows % len(right)][:, None, :]
     signed: F64 = transform.reshape(width, -1)[:, :features] * signs / np.sqrt(width)
     return signed.T
-
-
-__all__ = ["BYTE_ZERO", "DIGITS_PER_BYTE", "back_projection", "projected_matrix"]

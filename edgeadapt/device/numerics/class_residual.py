@@ -39,6 +39,3 @@ def class_residual(
         [(columns**2).sum(axis=1), (centred**2).sum(axis=1) - (spanned**2).sum(axis=1)]
     )
     return (spanned @ exact.T).astype(np.float32), offset.astype(np.float32)
-
-
-__all__ = ["class_residual"]

@@ -83,9 +83,8 @@ def project(v: F32, width: int, seed: int) -> F32:
     a, b = factors(wide)
     padded = np.zeros((len(v), wide), np.float32)
     padded[:, :count] = v * signs(seed, count)
-    mixed = (hadamard(a) @ padded.reshape(-1, a, b) @ hadamard(b)).reshape(-1, wide) / np.float32(
-        np.sqrt(wide)
-    )
+    mixed = (hadamard(a) @ padded.reshape(-1, a, b) @ hadamard(b)).reshape(-1, wide)
+    mixed /= np.float32(np.sqrt(wide))
     if wide > width:
         mixed = (mixed * signs(seed, wide, 1)).reshape(len(v), -1, width).sum(axis=1)
     return np.asarray(mixed, np.float32)
@@ -104,22 +103,7 @@ def binary_cosine(a: U8, b: U8) -> F32:
         raise InputError(
             f"packed hypervectors are (N, D / 8) of one width, got {a.shape} and {b.shape}"
         )
-    differing = (
-        np.stack([_ONES[a ^ row].sum(axis=1, dtype=np.int32) for row in b], axis=1)
-        if len(b)
-        else np.zeros((len(a), 0), np.int32)
-    )
-    cosine: F32 = (1.0 - 2.0 * differing / (8 * a.shape[1])).astype(np.float32)
-    return cosine
-
-
-__all__ = [
-    "binary_cosine",
-    "factors",
-    "hadamard",
-    "packed",
-    "power_of_two",
-    "project",
-    "signs",
-    "transform_width",
-]
+    differing = np.zeros((len(a), len(b)), np.int32)
+    for column, row in enumerate(b):
+        differing[:, column] = _ONES[a ^ row].sum(axis=1, dtype=np.int32)
+    return np.asarray(1.0 - 2.0 * differing / (8 * a.shape[1]), np.float32)

@@ -204,10 +204,8 @@ def _signs(size: int) -> F64:
     """
     if size <= _PROBES:
         return np.diag(np.full(size, float(size) ** 0.5))
-    probes: F64 = (
-        np.random.default_rng(size).integers(0, 2, (size, _PROBES)).astype(np.float64) * 2.0 - 1.0
-    )
-    return probes
+    bits = np.random.default_rng(size).integers(0, 2, (size, _PROBES))
+    return bits.astype(np.float64) * 2.0 - 1.0
 
 
 def nearest_mean(class_moment: Array) -> tuple[F32, F32, F32]:
@@ -247,9 +245,8 @@ def _counts(moment: Array) -> tuple[F64, NDArray[np.bool_]]:
 
 def _means(moment: Array) -> tuple[F32, F32]:
     counts, active = _counts(moment)
-    means = np.where(
-        active, np.asarray(moment[:-1], np.float64) / np.where(active, counts, 1.0), 0.0
-    )
+    sums = np.asarray(moment[:-1], np.float64)
+    means = np.where(active, sums / np.where(active, counts, 1.0), 0.0)
     return np.ascontiguousarray(means.T, np.float32), active.astype(np.float32)
 
 
@@ -298,17 +295,3 @@ NUMERICS: dict[str, Callable[..., tuple[Array, ...]]] = {
 """``NUMERICS[spec.numeric](*values in the order of spec.reads, **spec.arguments)`` -> values in the
 order of ``spec.writes``.
 """
-
-__all__ = [
-    "FEWEST",
-    "NUMERICS",
-    "back_projection",
-    "balanced_ridge",
-    "cholesky_solve",
-    "class_direction",
-    "class_mean",
-    "log_frequency",
-    "nearest_mean",
-    "one_thread",
-    "slda",
-]

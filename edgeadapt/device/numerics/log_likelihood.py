@@ -67,10 +67,6 @@ def _weights(found: NDArray[np.float64], power: float) -> NDArray[np.float64]:
     independent = joint.sum(axis=2, keepdims=True) * joint.sum(axis=1, keepdims=True)
     terms = joint * np.log(np.where(joint > 0, joint, 1.0) / np.where(joint > 0, independent, 1.0))
     information = np.maximum(terms.sum(axis=(1, 2)), 0.0)
-    weights: NDArray[np.float64] = (
-        information / information.max() if information.max() > 0 else np.ones(len(found))
-    ) ** power
-    return weights[:, None, None]
-
-
-__all__ = ["STEP", "log_frequency"]
+    largest = information.max()
+    share = information / largest if largest > 0 else np.ones(len(found))
+    return np.asarray(share**power)[:, None, None]

@@ -72,6 +72,3 @@ def _minimum(x: F64, target: F64, weight: F64, squares: F64, c: float) -> F64:
         ahead = at + (momentum - 1.0) / grown * (at - before)
         momentum = grown
     return at
-
-
-__all__ = ["logistic"]

@@ -44,10 +44,8 @@ class _Setting:
         """(N, K) chance of every class."""
         logits = self.sharpness * scores + self.head * np.log(believed)
         soft = np.exp(logits - logits.max(axis=1, keepdims=True))
-        result: F64 = (1.0 - self.slack) * soft / soft.sum(
-            axis=1, keepdims=True
-        ) + self.slack / scores.shape[1]
-        return result
+        mixed = (1.0 - self.slack) * soft / soft.sum(axis=1, keepdims=True)
+        return np.asarray(mixed + self.slack / scores.shape[1])
 
 
 def _settings(penalty: float) -> Iterator[_Setting]:
@@ -57,14 +55,8 @@ def _settings(penalty: float) -> Iterator[_Setting]:
 def unit_rows(x: NDArray[np.floating]) -> F64:
     """Rows without their mean, of length 1."""
     centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
-    return np.asarray(
-        centred / np.sqrt((centred * centred).sum(axis=1, keepdims=True) + 1e-12), np.float64
-    )
-
-
-def _targets(y: Slots, classes: int) -> F64:
-    """(N, K) one-hot."""
-    return np.asarray(np.eye(classes)[y], np.float64)
+    length = np.sqrt((centred * centred).sum(axis=1, keepdims=True) + 1e-12)
+    return np.asarray(centred / length, np.float64)
 
 
 def _smoother(gram: F64, penalty: float) -> F64:
@@ -75,8 +67,7 @@ def _smoother(gram: F64, penalty: float) -> F64:
 
 def _left_out(smoother: F64, targets: F64) -> F64:
     own = np.diag(smoother)[:, None]
-    result: F64 = (smoother @ targets - own * targets) / (1.0 - own)
-    return result
+    return np.asarray((smoother @ targets - own * targets) / (1.0 - own))
 
 
 def follow(x: NDArray[np.floating], y: Slots, believed: F64, asked: NDArray[np.bool_]) -> float:
@@ -91,11 +82,11 @@ def follow(x: NDArray[np.floating], y: Slots, believed: F64, asked: NDArray[np.b
         believed: (N, K) the live head's chances.
         asked: (N,) rows that count; the others only teach.
     """
-    gram, rows = _gram(x), np.arange(len(y))
+    gram, rows, targets = _gram(x), np.arange(len(y)), np.eye(believed.shape[1])[y]
     logs = [
         float(np.log(setting.chance(scores, believed)[rows, y][asked]).sum())
         for penalty in _PENALTIES
-        for scores in (_left_out(_smoother(gram, penalty), _targets(y, believed.shape[1])),)
+        for scores in (_left_out(_smoother(gram, penalty), targets),)
         for setting in _settings(penalty)
     ]
     return float(np.logaddexp.reduce(logs)) - float(np.log(len(logs)))
@@ -118,7 +109,7 @@ def taught_by(
     """
     taught = len(x) - asked
     gram, rows = _gram(x), np.arange(taught)
-    targets = _targets(y, believed.shape[1])
+    targets = np.eye(believed.shape[1])[y]
     best = (believed[:taught], believed[taught:])
     likeliest = -np.inf
     for penalty in _PENALTIES:
@@ -138,8 +129,7 @@ def taught_by(
 
 def _gram(x: NDArray[np.floating]) -> F64:
     unit = unit_rows(x)
-    result: F64 = unit @ unit.T
-    return result
+    return np.asarray(unit @ unit.T)
 
 
 def lies_elsewhere(known: NDArray[np.floating], rows: NDArray[np.floating]) -> tuple[float, float]:
@@ -159,6 +149,5 @@ def lies_elsewhere(known: NDArray[np.floating], rows: NDArray[np.floating]) -> t
     ranks = np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1.0
     n, m = len(rows), len(known)
     above = float(ranks[m:].sum()) - n * (n + 1) / 2
-    return above / (n * m), 0.5 * erfc(
-        (above - n * m / 2) / sqrt(n * m * (n + m + 1) / 12) / sqrt(2)
-    )
+    deviations = (above - n * m / 2) / sqrt(n * m * (n + m + 1) / 12)
+    return above / (n * m), 0.5 * erfc(deviations / sqrt(2))

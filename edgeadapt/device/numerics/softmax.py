@@ -28,6 +28,3 @@ def tempered_softmax(logits: NDArray[np.float32], temperature: float) -> NDArray
         grown = np.exp(below.astype(np.float64) / temperature)
     shares: NDArray[np.float64] = grown / grown.sum(axis=1, keepdims=True)
     return shares
-
-
-__all__ = ["softmax", "tempered_softmax"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,27 @@ from numpy.typing import NDArray
 from edgeadapt.device.commits.holdout import HeldOut
 from edgeadapt.device.detection.policy import Policy
 from edgeadapt.device.detection.window import shift_ratio
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import F32, Program
-from edgeadapt.device.inference.state import SOURCE, LearnerState
+from edgeadapt.device.inference.state import SOURCE
 from edgeadapt.device.querying.pending import PendingBatch
 from edgeadapt.device.storage.features import as_stored
 from edgeadapt.device.storage.rows import EvidenceRow, Met
 from edgeadapt.errors import InputError
 from edgeadapt.inputs import LONGEST_CLASS_NAME, check_labels, check_text
+
+Found = tuple[PendingBatch, int] | EvidenceRow
+"""Where a sample's features are: still pending, or in the evidence row of the label it has."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who labelled samples, and the stream and condition that they were met in."""
+
+    source: str
+    stream: str
+    domain: str
+    is_trusted: bool = False
 
 
 class EvidenceBuilder:
@@ -32,15 +46,15 @@ class EvidenceBuilder:
         program: Program,
         policy: Policy,
         held_out: HeldOut,
-        live: Callable[[], LearnerState],
+        live: LiveState,
         add_classes: Callable[[Sequence[str]], None],
     ) -> None:
-        self._program, self._policy, self._held_out = program, policy, held_out
+        self.program, self._policy, self._held_out = program, policy, held_out
         self._live, self._add_classes = live, add_classes
 
     def names(self, labels: Any, count: int) -> tuple[str, ...]:
         """Checked class names; unknown ones are added if the policy says so."""
-        slots = self._live().slots
+        slots = self._live.current.slots
         if self._policy.new_classes == "refuse":
             return check_labels(labels, count, slots)
         names = check_labels(labels, count, slots, refuse_unknown=False)
@@ -72,26 +86,26 @@ class EvidenceBuilder:
         """
         return not self._held_out.is_settled(name)
 
-    def at_home(
+    def in_factory_space(
         self,
         samples: Sequence[str],
-        found: Sequence[tuple[PendingBatch, int] | EvidenceRow],
+        found: Sequence[Found],
         input_of: Callable[[str], NDArray[Any] | None],
-    ) -> list[tuple[PendingBatch, int] | EvidenceRow]:
+    ) -> list[Found]:
         """The same, with the factory encoder's features of samples that an encoder in a space of
         its own has met. Spaces are never mixed.
 
         Raises:
             InputError: the input of such a sample is no longer kept.
         """
-        homed = list(found)
+        result = list(found)
         foreign = [
             (i, given[0])
             for i, given in enumerate(found)
             if not isinstance(given, EvidenceRow) and given[0].is_foreign
         ]
         if not foreign:
-            return homed
+            return result
         inputs = []
         for i, batch in foreign:
             kept = input_of(samples[i])
@@ -102,39 +116,26 @@ class EvidenceBuilder:
                     " newest 32 MiB are); pass the input again: learner.learn(x, label)"
                 )
             inputs.append(kept)
-        features = as_stored(*self._program.encode(np.stack(inputs)))
+        features = as_stored(*self.program.encode(np.stack(inputs)))
         for (i, batch), row in zip(foreign, features, strict=True):
-            homed[i] = (replace(batch, ids=(samples[i],), features=row[None], is_foreign=False), 0)
-        return homed
+            result[i] = (replace(batch, ids=(samples[i],), features=row[None], is_foreign=False), 0)
+        return result
 
     def rows_of(
-        self,
-        samples: Sequence[str],
-        found: Sequence[tuple[PendingBatch, int] | EvidenceRow],
-        names: Sequence[str],
-        source: str,
-        is_trusted: bool = False,
+        self, labelled: Sequence[tuple[str, Found, str]], source: str, is_trusted: bool = False
     ) -> list[EvidenceRow]:
-        """Rows of observed samples, with the features they were observed with; an earlier row of a
-        sample is corrected.
+        """Rows of observed samples (id, where its features are, class name), with the features they
+        were observed with; an earlier row of a sample is corrected.
         """
-        rows = [
-            (
-                self._corrected(given, name, source)
-                if isinstance(given, EvidenceRow)
-                else self._row(
-                    sample,
-                    given[0].features[given[1]],
-                    name,
-                    source,
-                    given[0].stream,
-                    given[0].domain,
-                    not given[0].is_shifted,
-                    given[0].met_at,
-                )
-            )
-            for sample, given, name in zip(samples, found, names, strict=True)
-        ]
+        rows = []
+        for sample, given, name in labelled:
+            if isinstance(given, EvidenceRow):
+                rows.append(self._corrected(given, name, source))
+            else:
+                batch, row = given
+                origin = Origin(source, batch.stream, batch.domain)
+                features, unshifted = batch.features[row], not batch.is_shifted
+                rows.append(self._row(sample, features, name, origin, unshifted, batch.met_at))
         return [replace(row, trusted=is_trusted or self._trusts(source)) for row in rows]
 
     def _trusts(self, source: str) -> bool:
@@ -147,15 +148,13 @@ class EvidenceBuilder:
         z: F32,
         taps: F32,
         names: Sequence[str],
-        source: str,
-        stream: str,
-        domain: str,
+        origin: Origin,
     ) -> list[EvidenceRow]:
         """Rows of labelled data that was never observed, met under a stream's present condition."""
-        unshifted = not self._reads_shifted(z, taps, domain)
+        unshifted = not self._reads_shifted(z, taps, origin.domain)
         now = time.time()
         return [
-            self._row(i, f, name, source, stream, domain, unshifted, now)
+            self._row(i, f, name, origin, unshifted, now)
             for i, f, name in zip(ids, kept, names, strict=True)
         ]
 
@@ -164,64 +163,54 @@ class EvidenceBuilder:
         sample: str,
         features: NDArray[np.float16],
         name: str,
-        source: str,
-        stream: str,
-        domain: str,
+        origin: Origin,
         is_unshifted: bool,
         met_at: float,
     ) -> EvidenceRow:
-        manifest = self._program.manifest
-        weight = (
-            0.0 if self._teaches_an_adaptor(domain, name) else manifest.policy.learn.field_weight
+        by_adapted = (
+            self.program.preserves_space
+            and self._live.current.encoder_in(origin.domain) is not None
         )
-        by_adapted = self._program.preserves_space and self._live().encoder_in(domain) is not None
         met: Met = "adapted" if by_adapted else "factory" if is_unshifted else "shifted"
         return EvidenceRow(
             sample,
-            source,
-            stream,
-            domain,
+            origin.source,
+            origin.stream,
+            origin.domain,
             met_at,
             name,
-            weight,
-            manifest.space,
-            self._is_factory(met, name),
+            self._weight(origin.domain, name),
+            self.program.manifest.space,
+            self.counts_for_factory(met, name),
             features,
             met=met,
-            trusted=self._trusts(source),
+            trusted=origin.is_trusted or self._trusts(origin.source),
         )
 
-    def _teaches_an_adaptor(self, domain: str, name: str) -> bool:
+    def _weight(self, domain: str, name: str) -> float:
         """A condition with an adaptor of its own keeps its labels to it (weight 0 in the shared
         head), but for classes that are new.
         """
-        found = self._live().domains.get(domain)
-        return (
-            found is not None
-            and bool(self._program.adaptors)
-            and bool(self._program.adaptors.held_in(found.tensors))
-            and not self.is_new(name)
-        )
+        found, adaptors = self._live.current.domains.get(domain), self.program.adaptors
+        has_adaptor = found is not None and adaptors and adaptors.held_in(found.tensors)
+        if has_adaptor and not self.is_new(name):
+            return 0.0
+        return self.program.manifest.policy.learn.field_weight
 
     def _corrected(self, row: EvidenceRow, name: str, source: str) -> EvidenceRow:
         """The same sample under another name, as it was met."""
-        weight = (
-            0.0
-            if self._teaches_an_adaptor(row.domain, name)
-            else self._program.manifest.policy.learn.field_weight
-        )
         return replace(
             row,
-            weight=weight,
+            weight=self._weight(row.domain, name),
             label=name,
             source=source,
-            is_factory=self._is_factory(row.met, name),
+            is_factory=self.counts_for_factory(row.met, name),
             status="received",
             commit_number=None,
             seq=0,
         )
 
-    def _is_factory(self, met: Met, name: str) -> bool:
+    def counts_for_factory(self, met: Met, name: str) -> bool:
         """May it move the class means of the factory condition? New classes read as shifted until
         they are known.
         """
@@ -231,11 +220,11 @@ class EvidenceBuilder:
         """Does labelled data in hand look like another condition? A few samples cannot say; then
         the stream's condition does.
         """
-        policy = self._program.manifest.policy.shift
+        policy = self.program.manifest.policy.shift
         if len(z) < policy.window // 4:
             return domain != SOURCE
-        memory = self._live()
-        read = self._program.read(z, taps, memory.tensors_in(domain))
+        memory = self._live.current
+        read = self.program.read(z, taps, memory.tensors_in(domain))
         return (
             shift_ratio(read.residual, read.logits.argmax(axis=1), memory.class_counts, policy)
             > 1.0

@@ -5,14 +5,12 @@ kept small.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from edgeadapt.device.adaptation.domain_manager import DomainManager
-from edgeadapt.device.commits.transactions import Transactions
+from edgeadapt.device.commits.commit_log import CommitLog
+from edgeadapt.device.commits.domain_changes import save_domains
 from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.recovery.rollback import HistoryEditor
-from edgeadapt.device.resources.budget import WriteRoom
-from edgeadapt.device.storage.journal import Journal
 from edgeadapt.errors import StateError
 
 # without being asked: a correction that is lost with the power is at most as old as this
@@ -27,37 +25,32 @@ class Maintenance:
 
     def __init__(
         self,
-        journal: Journal,
-        transactions: Transactions,
+        log: CommitLog,
         undoing: HistoryEditor,
         conditions: DomainManager,
-        room: WriteRoom,
         keep: Keep,
         raw_per_class: int,
-        is_frozen: Callable[[], bool],
     ) -> None:
-        self._journal = journal
-        self._transactions = transactions
+        self._log, self._journal, self._live = log, log.journal, log.live
         self._undoing = undoing
         self._conditions = conditions
-        self._room = room
+        self._room = log.room
         self._keep = keep
         self._raw_per_class = raw_per_class
-        self._is_frozen = is_frozen
         self._last = time.monotonic()
         self._doubted_at: float | None = None
 
     def run(self) -> None:
         self._last = time.monotonic()
-        if not self._is_frozen():
+        if not self._live.is_frozen:
             self._conditions.merge()
-            self._transactions.save_domains()
+            save_domains(self._log)
             now = time.time() if self._clock_is_believed() else float("-inf")
             self._undoing.expire(
                 now - 86_400.0 * self._keep.features_days, self._keep.rows, self._keep.selection
             )
             self._journal.thin_raw(self._raw_per_class)
-            if self._room.has_room(self._transactions.live().tensors.nbytes):
+            if self._room.has_room(self._live.current.tensors.nbytes):
                 self._undoing.compact(self._keep.commits)
         self.record_decisions()
         if self._room.has_room(0):

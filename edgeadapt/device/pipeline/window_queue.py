@@ -9,7 +9,8 @@ from collections import OrderedDict, deque
 from typing import Any
 
 from edgeadapt.bundle.schema import PolicySpec
-from edgeadapt.device.adaptation.domain_manager import DomainManager, Stream
+from edgeadapt.device.adaptation.domain_manager import DomainManager
+from edgeadapt.device.adaptation.stream import Stream
 from edgeadapt.device.detection.steadiness import WindowStats
 from edgeadapt.device.detection.window import StreamWindow, WindowView
 from edgeadapt.device.inference.state import SOURCE

@@ -18,9 +18,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeadapt.device.adaptation.domain_manager import DomainManager, Stream
+from edgeadapt.device.adaptation.domain_manager import DomainManager
+from edgeadapt.device.adaptation.stream import Stream
 from edgeadapt.device.commits.evidence_sums import factory_memory
 from edgeadapt.device.detection.accuracy_estimate import wilson
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import LearnerState
 from edgeadapt.device.quality.learning_curve import MOST_ROWS, Curve, expected_gain, measured_curve
@@ -80,7 +82,7 @@ class FieldQuality:
         journal: Journal,
         conditions: DomainManager,
         streams: Mapping[str, Stream],
-        live: Callable[[], LearnerState],
+        live: LiveState,
     ) -> None:
         self._program, self._journal, self._conditions = program, journal, conditions
         self._streams, self._live = streams, live
@@ -110,7 +112,7 @@ class FieldQuality:
 
     def _gain(self, accuracy: RightAnswers | None) -> ExpectedGain:
         with self._lock:
-            memory = self._live()
+            memory = self._live.current
             if self._curve[0] != memory.commit:
                 self._curve = (memory.commit, self._measured(memory))
             curve = self._curve[1]

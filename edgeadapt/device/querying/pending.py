@@ -53,7 +53,7 @@ class Pending:
     """Observed samples that can still be labelled; in memory only."""
 
     def __init__(self, keep_s: float) -> None:
-        self._keep_s = keep_s
+        self.keep_s = keep_s
         self._batches: OrderedDict[int, PendingBatch] = OrderedDict()  # by serial, oldest first
         self._left: dict[int, int] = {}  # samples of a batch that are still pending
         self._serial = 0
@@ -70,7 +70,7 @@ class Pending:
             self._take_in(batch)
             while self._batches:
                 serial, oldest = next(iter(self._batches.items()))
-                if oldest.at >= batch.at - self._keep_s and len(self._where) <= LARGEST_PENDING:
+                if oldest.at >= batch.at - self.keep_s and len(self._where) <= LARGEST_PENDING:
                     break
                 for sample in oldest.ids:
                     if sample in self._where and self._where[sample][2] == serial:

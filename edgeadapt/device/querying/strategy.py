@@ -72,6 +72,29 @@ class Seen(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class HeadView:
+    """A window of features and what the head makes of them.
+
+    Attributes:
+        z, taps: (N, D), (N, T). seen: what was read of them. read: reads moved z.
+        means: (K, D) of the classes. active: (K,) those that there are.
+    """
+
+    z: F32
+    taps: F32
+    seen: Seen
+    read: Callable[[F32], Seen]
+    means: F32
+    active: NDArray[np.bool_]
+
+    @property
+    def slots(self) -> NDArray[np.int64]:
+        """(N,) predicted classes."""
+        slots: NDArray[np.int64] = self.seen.logits.argmax(axis=1)
+        return slots
+
+
+@dataclass(frozen=True, eq=False)
 class Candidates:
     """A window from which to choose.
 
@@ -277,11 +300,7 @@ class Asking:
     def choose(
         self,
         topic: str,
-        read: Callable[[F32], Seen],
-        z: F32,
-        seen: Seen,
-        means: F32,
-        active: NDArray[np.bool_],
+        head: HeadView,
         policy: PolicySpec,
         *,
         is_settled: bool,
@@ -292,7 +311,6 @@ class Asking:
 
         Args:
             topic: a condition, or one of ``NOVEL``, ``UNCERTAIN``, ``QUIET``.
-            read, z, seen, means, active: see ``doubts``.
             is_settled: answers have said that this is a condition of known classes.
             topics: conditions that still exist.
             limit: questions about the topic in all; None for the bundle's ``per_condition``.
@@ -303,10 +321,12 @@ class Asking:
             if known not in topics and known not in (topic, NOVEL, UNCERTAIN, QUIET)
         ]:
             del self._counts[known], self._asked[known], self._looks[known]
-        before = self._counts.get(topic, 0)
-        probability, doubt = doubts(read, z, seen, means, active, policy.learn.temperature)
+        before, seen = self._counts.get(topic, 0), head.seen
+        probability, doubt = doubts(
+            head.read, head.z, seen, head.means, head.active, policy.learn.temperature
+        )
         newness = (
-            np.zeros(len(z))
+            np.zeros(len(head.z))
             if is_settled
             else newness_of(seen.score, policy.novelty, is_shifted=topic in topics)
         )
@@ -323,7 +343,7 @@ class Asking:
             doubt,
             newness,
             asked,
-            _class_spread(means[active]),
+            _class_spread(head.means[head.active]),
             count,
             least,
         )
@@ -358,6 +378,7 @@ __all__ = [
     "NOVEL",
     "Asking",
     "Candidates",
+    "HeadView",
     "Rule",
     "choose_questions",
     "doubts",

@@ -19,7 +19,7 @@ from edgeadapt.bundle import GUARD
 from edgeadapt.device.inference.program import F32, Program
 from edgeadapt.device.inference.state import SOURCE, LearnerState
 from edgeadapt.device.recovery.rebuild import rebuild
-from edgeadapt.device.recovery.replay import commits_in_pages, memory_at, walk
+from edgeadapt.device.recovery.walk import commits_in_pages, memory_at, walk
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.rows import CommitRow
 from edgeadapt.errors import InputError

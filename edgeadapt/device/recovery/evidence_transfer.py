@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from edgeadapt._prepare import prepare
 from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.device.commits.commit_log import CommitLog
+from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.guard import judge
-from edgeadapt.device.commits.holdout import HeldOut
-from edgeadapt.device.commits.transactions import Transactions
-from edgeadapt.device.inference.program import Program
+from edgeadapt.device.commits.label_update import LabelUpdate
 from edgeadapt.device.inference.state import SOURCE, LearnerState
 from edgeadapt.device.recovery.rollback import HistoryEditor
 from edgeadapt.device.storage.features import as_stored, check_storable
@@ -73,13 +73,13 @@ class Selected:
 
 @dataclass(eq=False)
 class EvidenceTransfer:
-    """From one journal into the state behind some transactions."""
+    """From one journal into the state behind a commit log."""
 
     old: Journal
     by_features: bool
-    program: Program
-    transactions: Transactions
-    held_out: HeldOut
+    log: CommitLog
+    updates: LabelUpdate
+    factory: FactorySamples
     shipped: LearnerState
     at: Callable[[str], None]
     converted: int = 0
@@ -96,24 +96,22 @@ class EvidenceTransfer:
             self._receive(waiting[part])
 
     def _learn(self, rows: Sequence[EvidenceRow]) -> None:
-        journal = self.transactions.journal
+        journal = self.log.journal
         self._receive(rows)
         received = journal.evidence(where="status = 'received'")
-        why = self.transactions.learn(received).why
+        why = self.updates.learn(received).why
         if not why:
-            live = self.transactions.live()
+            live = self.log.live.current
             worse = judge(
-                self.program,
+                self.log.program,
                 self.shipped,
                 live,
-                self.transactions.factory_sets(live),
-                self.program.manifest.policy.guard,
+                self.factory.sets(live),
+                self.log.program.manifest.policy.guard,
             )
             why = worse.why  # step by step each was good enough, together they are not
             if why:
-                HistoryEditor(self.transactions).withdraw(
-                    journal.evidence_of([row.seq for row in received])
-                )
+                HistoryEditor(self.log).withdraw(journal.evidence_of([row.seq for row in received]))
         self.refused |= dict.fromkeys((row.id for row in rows), why) if why else {}
 
     def _receive(self, rows: Sequence[EvidenceRow]) -> None:
@@ -130,10 +128,12 @@ class EvidenceTransfer:
             ]
             raws = list(inputs)
             kept = as_stored(
-                *self.program.encode(check_batch(np.stack(inputs), self.program.manifest.input))
+                *self.log.program.encode(
+                    check_batch(np.stack(inputs), self.log.program.manifest.input)
+                )
             )
         check_storable(kept)
-        self.transactions.journal.receive(
+        self.log.journal.receive(
             [self._row(row, features) for row, features in zip(rows, kept, strict=True)], raws
         )
 
@@ -141,10 +141,10 @@ class EvidenceTransfer:
         """The label in the new state: another encoder saw the sample as shifted as it was, never as
         adapted.
         """
-        manifest = self.program.manifest
+        manifest = self.log.program.manifest
         met: Met = "shifted" if row.met == "adapted" and not self.by_features else row.met
         is_factory = met == "factory" or (
-            met == "shifted" and not self.held_out.is_settled(row.label)
+            met == "shifted" and not self.log.held_out.is_settled(row.label)
         )
         return replace(
             row,
@@ -162,7 +162,7 @@ class EvidenceTransfer:
         )
 
     def _fitted(self, raw: NDArray[Any], sample: str) -> NDArray[Any]:
-        spec = self.program.manifest.input
+        spec = self.log.program.manifest.input
         known = self.old.meta("input")
         before = msgspec.json.decode(known, type=InputSpec) if known else spec
         means_the_same = (before.layout, before.colour, before.range) == (
@@ -177,7 +177,7 @@ class EvidenceTransfer:
         except InputError as error:
             raise InputError(
                 f"the raw input of sample {sample!r} is {raw.dtype} {raw.shape}, and the encoder of"
-                f" {self.program.manifest.name!r} takes {spec.dtype} {spec.shape}, layout"
+                f" {self.log.program.manifest.name!r} takes {spec.dtype} {spec.shape}, layout"
                 f" {spec.layout}: {error}"
             ) from error
         self.converted += 1

@@ -49,6 +49,11 @@ class Selection:
             raise InputError("say what to forget: ids, source, classes, before or after")
 
     @property
+    def is_of_ids_alone(self) -> bool:
+        others = (self.source, self.classes, self.before, self.after)
+        return self.ids is not None and all(value is None for value in others)
+
+    @property
     def whole_classes(self) -> tuple[str, ...]:
         """Classes of which everything is meant, whoever said it and whenever; none where another
         condition is joined.

@@ -18,12 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle import Bundle, read_bundle
+from edgeadapt.device.commits.class_changes import add_classes
+from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.evidence_sums import factory_memory
+from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.guard import GuardDecision, ValidationSet, judge
 from edgeadapt.device.commits.holdout import HeldOut
-from edgeadapt.device.commits.transactions import Transactions
+from edgeadapt.device.commits.label_update import LabelUpdate
+from edgeadapt.device.inference.live_state import LiveState
 from edgeadapt.device.inference.program import Program
-from edgeadapt.device.inference.state import SOURCE, LearnerState
+from edgeadapt.device.inference.state import SOURCE
 from edgeadapt.device.recovery.evidence_transfer import EvidenceTransfer, Selected
 from edgeadapt.device.recovery.migration_report import ClassCarried, MigrationReport
 from edgeadapt.device.recovery.rebuild import rebuild, tables_at
@@ -189,14 +193,14 @@ class Migration:
             state = _State(program, journal)
             names = [found for found in (tables["classes"] if tables else ()) if found is not None]
             if names:
-                state.transactions.add_classes(names)
+                add_classes(state.log, names)
             self.at("classes")
             carrying = EvidenceTransfer(
                 old,
                 by_features,
-                program,
-                state.transactions,
-                state.held_out,
+                state.log,
+                LabelUpdate(state.log, state.factory),
+                state.factory,
                 state.shipped,
                 self.at,
             )
@@ -207,7 +211,7 @@ class Migration:
                 "space": _named(old)[1][:12],
                 "carried": sum(found.carried for found in classes),
             }
-            state.transactions.record("migrate", "saved", detail, state.live, snapshot=True)
+            state.log.record("migrate", "saved", detail, state.live.current, snapshot=True)
             journal.write_back()
         finally:
             journal.close()
@@ -254,26 +258,21 @@ class Migration:
 
 
 class _State:
-    """A new state under construction: transactions over a journal, without a learner around
-    them.
-    """
+    """A new state under construction: a commit log without a learner around it."""
 
     def __init__(self, program: Program, journal: Journal) -> None:
         self.program, self.journal = program, journal
-        self.live = self.shipped = factory_memory(program)
-        self.held_out = HeldOut(
+        self.shipped = factory_memory(program)
+        self.live = LiveState(self.shipped)
+        self.factory = FactorySamples(program)
+        held_out = HeldOut(
             journal,
             program.manifest.policy.learn.held_out_every,
             program.manifest.feature_dim,
             program.manifest.classes,
         )
         room = WriteRoom(_UNLIMITED, journal.writes)
-        self.transactions = Transactions(
-            program, journal, self.held_out, lambda: self.live, self._publish, room
-        )
-
-    def _publish(self, memory: LearnerState) -> None:
-        self.live = memory
+        self.log = CommitLog(program, journal, held_out, self.live, room)
 
 
 class _Uncounted(Writes):
@@ -305,23 +304,23 @@ def _judged(
     class.
     """
     held = [row for row in state.journal.evidence(where="status = 'held_out'") if row.has_features]
-    sets = state.transactions.factory_sets(state.live)
+    sets = state.factory.sets(state.live.current)
     right: dict[str, NDArray[np.bool_]] = {}
     if held:
         z, taps, y, _, _ = rows_to_arrays(
-            held, state.live.slots, state.program.manifest.feature_dim
+            held, state.live.current.slots, state.program.manifest.feature_dim
         )
         judges = ValidationSet("held-out samples", z, taps, y, SOURCE)
         right = {
             "before": judges.correct(state.program, state.shipped),
-            "after": judges.correct(state.program, state.live),
+            "after": judges.correct(state.program, state.live.current),
         }
         sets = [*sets, judges]
     verdict = judge(
-        state.program, state.shipped, state.live, sets, state.program.manifest.policy.guard
+        state.program, state.shipped, state.live.current, sets, state.program.manifest.policy.guard
     )
     status = {row.id: row.status for row in state.journal.evidence(narrow=True)}
-    by_class: dict[str, list[EvidenceRow]] = {name: [] for name in state.live.slots}
+    by_class: dict[str, list[EvidenceRow]] = {name: [] for name in state.live.current.slots}
     for row in selected.rows:
         by_class.setdefault(row.label, []).append(row)
     labels = np.array([row.label for row in held])

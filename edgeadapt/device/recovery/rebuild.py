@@ -22,16 +22,15 @@ from edgeadapt.device.commits.evidence_sums import (
     take_rows,
 )
 from edgeadapt.device.commits.serialization import (
-    _DOMAIN,
     Blobs,
-    _signature,
     corrections_in,
+    domain_values,
+    take_prototypes,
     with_domains,
 )
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.inference.state import (
     AS_SHIPPED,
-    SOURCE,
     Domain,
     DomainKind,
     HeadChoice,
@@ -74,11 +73,11 @@ def rebuild_timed(
             and found[0] == start
             and not (commits and commits[0].kind == "rollback")
         ):
-            tensors, blobs = _restore(program, memory.tensors, found[1]), dict(found[1])
+            tensors, blobs = restore_tensors(program, memory.tensors, found[1]), dict(found[1])
         tables = tables_at(journal, start) or json.loads(memory.tables())
         started = time.thread_time()
         for commit in commits:
-            tensors = _replay(journal, program, commit, tensors, tables)
+            tensors = replay_commit(journal, program, commit, tensors, tables)
             tables = json.loads(commit.tables)
             blobs = with_domains(blobs, commit.tensors)
         replay_s += time.thread_time() - started
@@ -128,7 +127,7 @@ def _way_to(journal: Journal, last: int, from_factory: bool) -> list[tuple[int, 
         last = commits[back].detail["to"]
 
 
-def _replay(
+def replay_commit(
     journal: Journal,
     program: Program,
     commit: CommitRow,
@@ -165,8 +164,15 @@ def _replay(
     return tensors
 
 
-def _restore(program: Program, factory: Tensors, values: Mapping[str, NDArray[Any]]) -> Tensors:
-    kept = {name: value for name, value in values.items() if not name.startswith(_DOMAIN)}
+def restore_tensors(
+    program: Program, factory: Tensors, values: Mapping[str, NDArray[Any]]
+) -> Tensors:
+    """Global tensors of a snapshot over the factory's.
+
+    Raises:
+        StateError: one is not finite, or does not fit the bundle.
+    """
+    kept = {name: values[name] for name in program.checkpointed if name in values}
     for name in program.checkpointed:
         if name in kept and not np.isfinite(kept[name]).all():
             raise StateError(
@@ -242,15 +248,10 @@ def _with_tables(
         )
     domains = {}
     for order, entry in enumerate(tables["domains"]):
-        prefix = f"{_DOMAIN}{entry['name']}/"
-        values = {
-            key.removeprefix(prefix): value
-            for key, value in blobs.items()
-            if key.startswith(prefix)
-        }
+        values = domain_values(blobs, entry["name"])
         if not values:
             continue  # never checkpointed: it was session state
-        signature = _signature(values, program.manifest.class_slots)
+        signature = take_prototypes(values, program.manifest.class_slots)
         _check_domain(program, entry["name"], values)
         tensors = program.runtime.upload(values)
         is_corrected = entry["kind"] != "novelty" and not _is_factory(program, values)
@@ -285,4 +286,4 @@ def _is_factory(program: Program, values: Mapping[str, NDArray[Any]]) -> bool:
     return all(np.array_equal(bare[name], values[name]) for name in bare)
 
 
-__all__ = ["SOURCE", "rebuild", "rebuild_timed", "tables_at"]
+__all__ = ["rebuild", "rebuild_timed", "replay_commit", "restore_tensors", "tables_at"]

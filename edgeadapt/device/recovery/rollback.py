@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.commits.evidence_sums import by_commit, correction_names, finish, take_rows
+from edgeadapt.device.commits.commit_log import CommitLog
+from edgeadapt.device.commits.evidence_change import change_evidence
+from edgeadapt.device.commits.evidence_sums import by_commit, correction_names, take_rows
 from edgeadapt.device.commits.holdout import Split
 from edgeadapt.device.commits.serialization import domain_blob, snapshot_of, without_adaptors
-from edgeadapt.device.commits.transactions import Transactions, moves_of
 from edgeadapt.device.coreset import Samples, choose
 from edgeadapt.device.detection.policy import Kept
 from edgeadapt.device.inference.state import LearnerState
@@ -22,7 +23,7 @@ from edgeadapt.device.recovery.rebuild import rebuild, tables_at
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.name_erasure import Names
 from edgeadapt.device.storage.rows import EvidenceRow, RowTransitions, Step, accepted_at
-from edgeadapt.errors import StateError, StorageError
+from edgeadapt.errors import InputError, StateError, StorageError
 from edgeadapt.results import Receipt
 
 _ACCEPTED = ("learned", "held_out")
@@ -32,13 +33,11 @@ _RESIDUE = 0.01
 
 
 class HistoryEditor:
-    """Takes things back through :class:`Transactions`. Called by the worker only."""
+    """Takes things back through the commit log. Called by the worker only."""
 
-    def __init__(self, transactions: Transactions) -> None:
-        self._transactions = transactions
-        self._program = transactions.program
-        self._journal = transactions.journal
-        self._held_out = transactions.held_out
+    def __init__(self, log: CommitLog) -> None:
+        self._log, self._program, self._journal = log, log.program, log.journal
+        self._held_out = log.held_out
 
     # -- forgetting --------------------------------------------------------------------------------
     def forget(
@@ -47,25 +46,24 @@ class HistoryEditor:
         """Delete rows, subtract what was learned from them, rewrite retained snapshots, take names
         that nothing else has out of the history.
         """
-        live = self._transactions.live()
+        live = self._log.live.current
         slots = live.slots
         split = self._held_out.split(
             (), [row for row in rows if row.status in _ACCEPTED and row.label in slots]
         )
         learned = [row for row in split.gone if row.status == "learned"]
-        tensors, receipts, blob = self._transactions.applied(live, split)
+        change = change_evidence(self._log, live, split)
         rewritten = self._rewritten_snapshots(rows, live)
         domains = self._grown_from(rows)
         rewritten |= self._relieved(self._kept_snapshots(rewritten) if domains else (), domains)
-        moves = moves_of(split)
-        self._transactions.record(
+        self._log.record(
             "forget",
             "forgotten",
             {"rows": len(rows), "subtracted": len(learned)},
-            self._shed(self._transactions.counted(live, split, tensors), domains)[0],
-            moves=moves,
-            tensors=blob,
-            receipts=receipts,
+            self._shed(change.candidate, domains)[0],
+            moves=change.moves(),
+            tensors=change.corrections,
+            receipts=change.receipts,
             deleted=[row.seq for row in rows],
             snapshot=True,
             rewritten=rewritten,
@@ -116,7 +114,7 @@ class HistoryEditor:
                     if saved is not None
                     else {}
                 )
-        self._transactions.taken_back(frozenset(domains))
+        self._log.labels_removed(frozenset(domains))
         return memory, blob
 
     def _kept_snapshots(
@@ -182,7 +180,7 @@ class HistoryEditor:
         """Classes that the factory's own samples still answer for, when every label of theirs is
         forgotten.
         """
-        live, known = self._transactions.live(), self._program.manifest.classes
+        live, known = self._log.live.current, self._program.manifest.classes
         slots = [
             slot
             for slot, name in enumerate(known)
@@ -244,29 +242,49 @@ class HistoryEditor:
         return result
 
     # -- withdrawing -------------------------------------------------------------------------------
+    def withdraw_labels(self, samples: Sequence[str], source: str | None) -> Receipt:
+        """Take back the labels of these samples, all or none.
+
+        Raises:
+            InputError: a sample without a label, or with one of another source.
+        """
+        rows = [
+            row
+            for row in self._journal.rows_of(list(samples))
+            if row.status in ("received", "held", "learned", "held_out")
+        ]
+        newest = {row.id: row for row in rows}
+        for sample in samples:
+            if sample not in newest:
+                raise InputError(f"sample {sample!r} has no label that could be withdrawn")
+        for row in newest.values():
+            if source is not None and row.source != source:
+                raise InputError(
+                    f"the label of sample {row.id!r} is not {source!r}'s, and none was withdrawn:"
+                    " whoever gave it, or an admin, takes it back"
+                )
+        return self.withdraw(rows)
+
     def withdraw(self, rows: Sequence[EvidenceRow]) -> Receipt:
         """Labels that were wrong: as if they had never been given. The samples stay, and can be
         labelled again.
         """
-        live = self._transactions.live()
+        live = self._log.live.current
         slots = live.slots
         split = self._held_out.split(
             (), [row for row in rows if row.status in _ACCEPTED and row.label in slots]
         )
         learned = [row for row in split.gone if row.status == "learned"]
-        tensors, receipts, blob = self._transactions.applied(live, split)
-        moves = moves_of(split, withdrawn=tuple(row.seq for row in rows))
-        candidate, bare = self._shed(
-            self._transactions.counted(live, split, tensors), self._grown_from(learned)
-        )
-        self._transactions.record(
+        change = change_evidence(self._log, live, split)
+        candidate, bare = self._shed(change.candidate, self._grown_from(learned))
+        self._log.record(
             "withdraw",
             "withdrawn",
             {"rows": len(rows), "subtracted": len(learned)},
             candidate,
-            moves=moves,
-            tensors=blob | bare,
-            receipts=receipts,
+            moves=change.moves(withdrawn=tuple(row.seq for row in rows)),
+            tensors=change.corrections | bare,
+            receipts=change.receipts,
         )
         self._held_out.accept(split)
         return Receipt(
@@ -281,7 +299,7 @@ class HistoryEditor:
     # -- rolling back ------------------------------------------------------------------------------
     def rollback(self, to: int | None) -> int:
         """Back to the state after commit ``to``; the one before the last change by default."""
-        live = self._transactions.live()
+        live = self._log.live.current
         target = self._change_before(live.commit) if to is None else to
         if not 0 <= target < max(live.commit, 1):
             raise StateError(f"cannot roll back to commit {target}: the last is {live.commit}")
@@ -317,23 +335,20 @@ class HistoryEditor:
         # what these taught is in the state; the others were forgotten, as if they had never been
         expired = gone & self._journal.expired_after(0, deleted_only=True)
         split = self._settled(accepted) if len(expired) < len(gone) else Split()
-        tensors, receipts, blob = self._transactions.applied(back, split)
-        candidate = replace(
-            finish(self._program, replace(back, tensors=tensors)),
-            labels=len(accepted) + len(expired),
-        )
+        change = change_evidence(self._log, back, split)
+        candidate = replace(change.candidate, labels=len(accepted) + len(expired))
         counted = {row.seq: (row.label, row.status) for row in accepted}
         counted |= {row.seq: (row.label, "learned") for row in split.added} | {
             row.seq: (row.label, "held_out") for row in split.held_out
         }
-        self._transactions.record(
+        self._log.record(
             "rollback",
             "rolled back",
             {"to": target, "labels": undone},
             candidate,
-            moves=moves_of(split),
-            tensors=blob,
-            receipts=receipts,
+            moves=change.moves(),
+            tensors=change.corrections,
+            receipts=change.receipts,
             statuses=statuses,
             snapshot=True,
         )
@@ -387,9 +402,9 @@ class HistoryEditor:
         moves = RowTransitions(
             expired=tuple(sorted(deleted)), emptied=() if is_covered else tuple(bare)
         )
-        live = self._transactions.live()
+        live = self._log.live.current
         live = replace(live, heads={})  # they were made from features that go
-        self._transactions.record(
+        self._log.record(
             "expire",
             outcome,
             {"rows": len(rows)},
@@ -400,7 +415,7 @@ class HistoryEditor:
             snapshot=outcome == "saved",
         )
         self._held_out.accept(Split(gone=tuple(row for row in accepted if row.seq in deleted)))
-        self._transactions.taken_back(frozenset())
+        self._log.labels_removed(frozenset())
         return len(rows)
 
     def _left_out(self, before: float, most: int) -> list[EvidenceRow]:
@@ -414,7 +429,7 @@ class HistoryEditor:
         over, known = len(gone) - len(aged), {row.seq for row in aged}
         if not over:
             return aged
-        slots = self._transactions.live().slots
+        slots = self._log.live.current.slots
         found = self._journal.evidence(
             where="status IN ('learned', 'held_out') AND length(features) > 0", narrow=True
         )
@@ -475,7 +490,7 @@ class HistoryEditor:
 def reasons_for(
     rows: Sequence[EvidenceRow],
     memory: LearnerState,
-    transactions: Transactions,
+    log: CommitLog,
     streams_with_inputs: Sequence[str],
 ) -> list[str]:
     """Where traces of these rows may be that no subtraction reaches."""
@@ -492,14 +507,14 @@ def reasons_for(
     others = [
         d.name
         for d in memory.domains.values()
-        if d.name not in domains and transactions.program.adaptors.held_in(d.tensors)
+        if d.name not in domains and log.program.adaptors.held_in(d.tensors)
     ]
     reasons += [
         f"the adaptor of {name!r} was trained through a head that may have known these samples"
         for name in sorted(others)
     ]
-    if correction_names(transactions.program):
-        known = {commit.number for commit in transactions.journal.history(1 << 60)}
+    if correction_names(log.program):
+        known = {commit.number for commit in log.journal.history(1 << 60)}
         if any(row.status == "learned" and row.commit_number not in known for row in rows):
             reasons.append(
                 "learned through a correction that is kept no longer: subtracted without one"

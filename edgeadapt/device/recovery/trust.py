@@ -20,7 +20,7 @@ import numpy as np
 
 from edgeadapt.bundle import Bundle, read_bundle
 from edgeadapt.bundle.schema import GraphSpec, Manifest, Precision
-from edgeadapt.bundle.signing import key_id, load_public_key
+from edgeadapt.bundle.signature import key_id, load_public_key
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BundleError, EdgeadaptError, StateError

@@ -1,1 +1,1 @@
-"""Time, heat, power and bytes, and the one worker thread."""
+"""Time, temperature, power and bytes, and the one worker thread."""

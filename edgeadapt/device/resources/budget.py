@@ -1,5 +1,5 @@
-"""May this work start now? Measured costs against the share of time the user allows, and heat and
-power against their limits.
+"""May this work start now? Measured costs against the share of time the user allows,
+temperature and power against their limits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from edgeadapt._fields import check_fields
-from edgeadapt.device.resources.sensors import Vitals
+from edgeadapt.device.resources.sensors import SensorReadings
 from edgeadapt.device.resources.thermal import ThermalPowerLimit
 from edgeadapt.device.resources.write_meter import Writes
 from edgeadapt.errors import BudgetError
@@ -26,7 +26,7 @@ class Budget:
 
     Args:
         busy_fraction: share of a core's time the worker may be busy, over any ``window_s``. Beyond
-            it adaptation, growth and looks at a condition's windows that are like the last one
+            it adaptation, growth and analyses of a condition's windows that are like the last one
             wait, but each of them runs once a window; answered labels are learned, and new
             conditions noticed, regardless.
         memory_mib: declared tensors, pools and pending samples must fit; checked when opening.
@@ -55,17 +55,15 @@ class Budget:
 
     @property
     def needs_vitals(self) -> bool:
-        """True if heat or power has a limit."""
+        """True if temperature or power has a limit."""
         return self.temperature_c is not None or self.power_w is not None
 
     def require_memory(self, declared: dict[str, int]) -> None:
         """Refuse, with numbers, a bundle whose declared memory cannot fit."""
         total = sum(declared.values()) / 2**20
         if total > self.memory_mib:
-            parts = ", ".join(
-                f"{name} {size / 2**20:.1f}"
-                for name, size in sorted(declared.items(), key=lambda item: -item[1])
-            )
+            largest_first = sorted(declared.items(), key=lambda item: -item[1])
+            parts = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in largest_first)
             raise BudgetError(
                 f"the bundle declares {total:.1f} MiB ({parts}) and memory_mib is"
                 f" {self.memory_mib:g}"
@@ -123,16 +121,14 @@ class Meter:
         self,
         budget: Budget,
         clock: Callable[[], float] = time.monotonic,
-        vitals: Callable[[], Vitals] | None = None,
+        vitals: Callable[[], SensorReadings] | None = None,
         spent: Callable[[], float] = time.thread_time,
     ) -> None:
         self._budget, self._clock, self._spent = budget, clock, spent
         self._inner = 0.0  # seconds of work that is over and was part of other work
-        self._heat = (
-            None
-            if vitals is None
-            else ThermalPowerLimit(budget.temperature_c, budget.power_w, vitals)
-        )
+        self._limit: ThermalPowerLimit | None = None
+        if vitals is not None:
+            self._limit = ThermalPowerLimit(budget.temperature_c, budget.power_w, vitals)
         self._spans: deque[tuple[float, str, float]] = deque()  # when, what, seconds
         self._costs: dict[str, deque[float]] = {}
         self.deferred = 0
@@ -147,7 +143,7 @@ class Meter:
         """True if the work, at its measured cost, fits into the busy share of the window, and it is
         neither too hot nor too dear in power.
         """
-        if self._heat is not None and not self._heat.allows():
+        if self._limit is not None and not self._limit.allows():
             self.deferred += 1
             return False
         return self.has_room(kind)
@@ -162,16 +158,15 @@ class Meter:
         busy = sum(length for _, _, length in self._spans)
         # whatever it costs, and whatever else there is to do
         is_first = all(of != kind for _, of, _ in self._spans)
-        fits = (
-            is_first or busy + self.cost(kind) <= self._budget.busy_fraction * self._budget.window_s
-        )
+        room = self._budget.busy_fraction * self._budget.window_s
+        fits = is_first or busy + self.cost(kind) <= room
         self.deferred += not fits
         return fits
 
     @property
     def too_hot(self) -> str:
-        """Why no work that can wait starts for heat or power; empty if it may."""
-        return "" if self._heat is None else self._heat.why
+        """Why no work that can wait starts for temperature or power; empty if it may."""
+        return "" if self._limit is None else self._limit.why
 
     @contextmanager
     def spending(self, kind: str) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""How hot the device is and what power it draws, as Linux tells it under ``/sys`` and ``/proc``;
+"""How hot the device is and what power it draws, as Linux reports it under ``/sys`` and ``/proc``;
 read without root.
 """
 
@@ -21,7 +21,7 @@ _SUM_CHANNEL = 7  # of an INA3221: the sum of the shunt voltages, which is no ra
 
 
 @dataclass(frozen=True)
-class Vitals:
+class SensorReadings:
     """What was measured; a None or an empty mapping: nothing here measures it.
 
     Attributes:
@@ -61,16 +61,16 @@ class Sensors:
         self._sys, self._proc = Path(sys or SYS), Path(proc or PROC)
         self._interval_s, self._clock = interval_s, clock
         self._lock = threading.Lock()
-        self._last = Vitals()
+        self._last = SensorReadings()
         self._read_at: float | None = None
 
-    def read(self) -> Vitals:
+    def read(self) -> SensorReadings:
         """Never fails: what cannot be read now is left out."""
         with self._lock:
             now = self._clock()
             if self._read_at is None or now - self._read_at >= self._interval_s:
                 temperatures, rails = read_temperatures(self._sys), read_rails(self._sys)
-                self._last = Vitals(
+                self._last = SensorReadings(
                     hottest(temperatures),
                     temperatures,
                     total_power(rails),
@@ -116,9 +116,8 @@ def read_rails(sys: Path) -> dict[str, float]:
             millivolts = _number(monitor / f"in{channel}_input")
             milliamperes = _number(monitor / f"curr{channel}_input")
             if name != "NC" and millivolts is not None and milliamperes is not None:
-                found[_unused(name or f"{monitor.name} {channel}", found)] = (
-                    millivolts * milliamperes / 1e6
-                )
+                rail = _unused(name or f"{monitor.name} {channel}", found)
+                found[rail] = millivolts * milliamperes / 1e6
     return found
 
 
@@ -133,20 +132,16 @@ def read_is_throttled(sys: Path) -> bool:
 
 def hottest(temperatures: Mapping[str, float]) -> float | None:
     """The highest of the zones that measure anything."""
-    return max(
-        (value for name, value in temperatures.items() if not name.upper().startswith(_CONSTANT)),
-        default=None,
-    )
+    measured = {k: v for k, v in temperatures.items() if not k.upper().startswith(_CONSTANT)}
+    return max(measured.values(), default=None)
 
 
 def total_power(rails: Mapping[str, float]) -> float | None:
     """Of the rail that feeds the module, where there is one (Orin Nano and NX, Thor, Nano); else
     the sum (AGX Orin).
     """
-    for name in _TOTAL_RAILS:
-        if name in rails:
-            return rails[name]
-    return sum(rails.values()) if rails else None
+    total = next((rails[name] for name in _TOTAL_RAILS if name in rails), None)
+    return sum(rails.values()) if rails and total is None else total
 
 
 def _numbered(folder: Path, prefix: str) -> Iterator[Path]:
@@ -155,9 +150,8 @@ def _numbered(folder: Path, prefix: str) -> Iterator[Path]:
         names = os.listdir(folder)
     except OSError:
         return
-    numbers = sorted(
-        int(name[len(prefix) :]) for name in names if re.fullmatch(prefix + "[0-9]{1,6}", name)
-    )
+    ours = [name for name in names if re.fullmatch(prefix + "[0-9]{1,6}", name)]
+    numbers = sorted(int(name[len(prefix) :]) for name in ours)
     yield from (folder / f"{prefix}{number}" for number in numbers)
 
 
@@ -191,16 +185,3 @@ def _column(path: Path, column: int) -> float | None:
     except (IndexError, ValueError):
         return None
     return value if abs(value) < 1e12 else None  # not a number is none of them
-
-
-__all__ = [
-    "PROC",
-    "SYS",
-    "Sensors",
-    "Vitals",
-    "hottest",
-    "read_is_throttled",
-    "read_rails",
-    "read_temperatures",
-    "total_power",
-]

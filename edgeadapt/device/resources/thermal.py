@@ -7,7 +7,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from edgeadapt.device.resources.sensors import Vitals
+from edgeadapt.device.resources.sensors import SensorReadings
 from edgeadapt.errors import InputWarning
 
 _COOLER_C = 3.0
@@ -25,24 +25,25 @@ class ThermalPowerLimit:
     """
 
     def __init__(
-        self, temperature_c: float | None, power_w: float | None, vitals: Callable[[], Vitals]
+        self,
+        temperature_c: float | None,
+        power_w: float | None,
+        vitals: Callable[[], SensorReadings],
     ) -> None:
         self._temperature_c, self._power_w, self._vitals = temperature_c, power_w, vitals
         self._is_hot = self._is_over = False
         self._missed: set[str] = set()
-        self._look(stacklevel=7)  # the caller of edgeadapt.open
+        self._look(stacklevel=6)  # the caller of edgeadapt.open
 
     @property
     def why(self) -> str:
         """Why work waits, as it was when last asked; empty if it need not."""
-        parts = (
-            [f"the hottest zone is above temperature_c = {self._temperature_c:g}"]
-            if self._is_hot
-            else []
-        )
-        return "; ".join(
-            [*parts, f"the power is above power_w = {self._power_w:g}"] if self._is_over else parts
-        )
+        parts = []
+        if self._is_hot:
+            parts.append(f"the hottest zone is above temperature_c = {self._temperature_c:g}")
+        if self._is_over:
+            parts.append(f"the power is above power_w = {self._power_w:g}")
+        return "; ".join(parts)
 
     def allows(self) -> bool:
         """True if work that can wait may start now."""
@@ -55,22 +56,13 @@ class ThermalPowerLimit:
         now = self._vitals()
         if self._temperature_c is not None:
             bar = self._temperature_c - _COOLER_C * self._is_hot
-            self._is_hot = self._is_above(
-                now.hottest_c,
-                bar,
-                "temperature_c",
-                "a temperature (no readable /sys/class/thermal)",
-                stacklevel + 1,
-            )
+            what = "a temperature (no readable /sys/class/thermal)"
+            measured = now.hottest_c
+            self._is_hot = self._is_above(measured, bar, "temperature_c", what, stacklevel + 1)
         if self._power_w is not None:
             bar = self._power_w * (_LESS_POWER if self._is_over else 1.0)
-            self._is_over = self._is_above(
-                now.power_w,
-                bar,
-                "power_w",
-                "its power (no INA3221 in /sys/class/hwmon)",
-                stacklevel + 1,
-            )
+            what = "its power (no INA3221 in /sys/class/hwmon)"
+            self._is_over = self._is_above(now.power_w, bar, "power_w", what, stacklevel + 1)
 
     def _is_above(
         self, value: float | None, bar: float, limit: str, what: str, stacklevel: int
@@ -86,6 +78,3 @@ class ThermalPowerLimit:
                 stacklevel=stacklevel,
             )
         return False
-
-
-__all__ = ["ThermalPowerLimit"]

@@ -32,9 +32,8 @@ def _step_back() -> None:
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()
-        os.setpriority(
-            os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)
-        )
+        niceness = min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE)
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
 
 
 class _Call:
@@ -182,11 +181,9 @@ class Worker:
 
     def _patience_s(self) -> float | None:
         """How long to wait for the next task, if nobody wakes the worker."""
-        return (
-            max(0.0, self._later[0][0] - time.monotonic())
-            if self._later and not self._is_paused
-            else None
-        )
+        if not self._later or self._is_paused:
+            return None
+        return max(0.0, self._later[0][0] - time.monotonic())
 
     def _serve(self) -> None:
         _step_back()

@@ -116,6 +116,3 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-__all__ = ["BUILDING", "clear", "kept_name", "make_durable", "put_in_place", "sync"]

@@ -18,9 +18,13 @@ from edgeadapt.errors import EdgeadaptError, StateError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# LookupError, ValueError and the like: a stored value has another type, form or meaning
+UNREADABLE: tuple[type[Exception], ...] = (sqlite3.Error, SafetensorError, ValueError, LookupError)
+UNREADABLE += (TypeError, AttributeError, OverflowError, RecursionError)
+
 
 @contextmanager
-def damage_named(folder: Path | None) -> Iterator[None]:
+def raise_if_corrupt(folder: Path | None) -> Iterator[None]:
     """Around code that only reads what was stored: whatever it cannot make sense of is damage.
 
     Raises:
@@ -33,16 +37,7 @@ def damage_named(folder: Path | None) -> Iterator[None]:
         raise
     except sqlite3.OperationalError as error:
         raise refusal(folder, error) from error
-    except (
-        sqlite3.Error,
-        SafetensorError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except UNREADABLE as error:
         what = f"{type(error).__name__}: {error}"
         raise StateError(
             f"the journal in {folder or 'memory'} is damaged: {what:.300}; restore the folder from"
@@ -55,7 +50,7 @@ def reads(function: Function) -> Function:
 
     @functools.wraps(function)
     def read(journal: Any, *arguments: Any, **named: Any) -> Any:
-        with damage_named(journal.folder):
+        with raise_if_corrupt(journal.folder):
             return function(journal, *arguments, **named)
 
     return cast(Function, read)

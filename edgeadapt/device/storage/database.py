@@ -17,11 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from edgeadapt.device.resources.write_meter import Writes
 from edgeadapt.device.storage import schema as journal_schema
-from edgeadapt.device.storage.corruption import reads
+from edgeadapt.device.storage.corruption import UNREADABLE, reads
 from edgeadapt.device.storage.file_identity import FileIdentity
 from edgeadapt.device.storage.folder import FILE_NAME, FolderLock, claim, refusal, unreadable
 from edgeadapt.device.storage.log_check import check_log
@@ -31,6 +29,7 @@ from edgeadapt.errors import StateError
 
 LOG_BYTES = 4 << 20  # a write-ahead log of this size is written back after the next change
 _BUSY_S = 5.0  # how long a change waits for another connection
+_NO_JOURNAL: tuple[type[Exception], ...] = (*UNREADABLE, AssertionError)
 _LARGEST = 1 << 53  # commits and bytes that any journal can have
 
 
@@ -71,16 +70,15 @@ class Database:
                     make_database(path)
                 require_content(path)
                 check_log(self._log)
-            except BaseException:
-                self._lock.release()
-                raise
-            try:
                 self._db = sqlite3.connect(
                     path, check_same_thread=False, isolation_level=None, timeout=_BUSY_S
                 )
             except sqlite3.Error as error:
                 self._lock.release()
                 raise StateError(f"cannot open {path}: {error}") from error
+            except BaseException:
+                self._lock.release()
+                raise
         try:
             left = self._log_bytes()  # of a process that was killed
             self._prepare()
@@ -95,16 +93,7 @@ class Database:
         except sqlite3.OperationalError as error:
             self.close()
             raise refusal(self.folder, error) from error
-        except (
-            sqlite3.Error,
-            SafetensorError,
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-            RecursionError,
-            AssertionError,
-        ) as error:
+        except _NO_JOURNAL as error:
             self.close()
             raise StateError(
                 f"{self.folder or 'memory'}: {FILE_NAME} is damaged or not a learner's journal:"
@@ -130,35 +119,38 @@ class Database:
         ):
             db.execute(f"PRAGMA {pragma}")
         if is_empty:
-            self._in_one_step(lambda: journal_schema.create(db))
+            with self._all_or_nothing():
+                journal_schema.create(db)
             self.is_new = True
             return
         if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             raise StateError(f"{self.folder}: {FILE_NAME} is a database of something else")
-        self._refuse_strangers(exactly=False)
+        self._refuse_foreign_parts(exactly=False)
         written = self.meta("schema")
         if written == str(SCHEMA_VERSION):
-            self._refuse_strangers(exactly=True)
+            self._refuse_foreign_parts(exactly=True)
             return
         if not journal_schema.can_migrate(written):
             raise StateError(
                 f"{self.folder}: journal schema {written}, this version reads {SCHEMA_VERSION};"
                 " open it with the version that wrote it"
             )
-        self._in_one_step(lambda: journal_schema.migrate(db, int(str(written))))
-        self._refuse_strangers(exactly=True)
+        with self._all_or_nothing():
+            journal_schema.migrate(db, int(str(written)))
+        self._refuse_foreign_parts(exactly=True)
 
-    def _refuse_strangers(self, *, exactly: bool) -> None:
-        found = journal_schema.stranger(self._db, exactly=exactly)
+    def _refuse_foreign_parts(self, *, exactly: bool) -> None:
+        found = journal_schema.foreign_part(self._db, exactly=exactly)
         if found is not None:
             raise StateError(
                 f"{self.folder}: {FILE_NAME} is damaged or not a learner's journal: it has {found}"
             )
 
-    def _in_one_step(self, change: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            change()
+            yield
             self.at("before_commit")
             self._db.execute("COMMIT")
         except BaseException:
@@ -176,18 +168,10 @@ class Database:
                 self._files.require()
             before = self._log_bytes()
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield self._db
-                self.at("before_commit")
-                self._db.execute("COMMIT")
+                with self._all_or_nothing():
+                    yield self._db
             except sqlite3.Error as error:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
                 raise refusal(self.folder, error) from error
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
             finally:
                 self.writes.add(self._log_bytes() - before)
             self.at("after_commit")
@@ -200,6 +184,16 @@ class Database:
                 yield
             except sqlite3.Error as error:
                 raise unreadable(self.folder, error) from error
+
+    def _all(self, sql: str, *values: Any) -> list[Any]:
+        """Every row that a SELECT finds."""
+        with self._reading():
+            return self._db.execute(sql, values).fetchall()
+
+    def _one(self, sql: str, *values: Any) -> Any:
+        """The first row of a SELECT that always finds one."""
+        with self._reading():
+            return self._db.execute(sql, values).fetchone()
 
     # -- the write-ahead log -----------------------------------------------------------------------
     def _log_bytes(self) -> int:
@@ -222,7 +216,7 @@ class Database:
 
         It follows changes that are durable already, so that nothing may be raised here: a disk that
         is full or fails delays it to the next time, and what was committed stays in the log. So
-        does a reader that looks at an older state.
+        does a reader of an older state.
 
         Args:
             wait_s: how long to wait for readers of other connections.
@@ -232,10 +226,7 @@ class Database:
                 self.holds_deleted = self.holds_deleted and self._log_bytes() > 0
                 return
             try:
-                page, pages = (
-                    int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
-                    for name in ("page_size", "page_count")
-                )
+                page, pages = self._pragma("page_size"), self._pragma("page_count")
                 frames = self._log_bytes() // page
                 is_busy = self._truncate_log(wait_s)
             except sqlite3.Error as error:
@@ -245,6 +236,9 @@ class Database:
             self.holds_deleted = self.holds_deleted and is_busy
             # at most: a page that changed twice is written once
             self.writes.add(page * min(frames, pages))
+
+    def _pragma(self, name: str) -> int:
+        return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
 
     def _truncate_log(self, wait_s: float) -> bool:
         """True if a reader was in the way. Nothing else in this process waits longer for it than
@@ -299,9 +293,8 @@ class Database:
     # -- meta --------------------------------------------------------------------------------------
     @reads
     def meta(self, key: str) -> str | None:
-        with self._reading():
-            row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else str(row[0])
+        found = self._all("SELECT value FROM meta WHERE key = ?", key)
+        return str(found[0][0]) if found else None
 
     def set_meta(self, values: Mapping[str, str]) -> None:
         with self._transaction() as db:

@@ -6,71 +6,36 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.numerics.stable_hash import draw_of
+from edgeadapt.device.numerics.stable_hash import stable_hash
 from edgeadapt.device.storage.corruption import reads
 from edgeadapt.device.storage.database import LOG_BYTES, Database
 from edgeadapt.device.storage.rows import ANSWER, AskedSample, EvidenceRow, RawInput
 
 _CLOCK_SET = 1_577_836_800.0  # 2020-01-01: no device that runs this met anything before
-_COLUMNS = (
-    "id, source, stream, domain, time, label, weight, space, is_factory, features, status,"
-    " commit_number, seq, draw, met, receipt, trusted"
-)
-_NARROW = (
-    "id, source, stream, domain, time, label, weight, space, is_factory, x'', status,"
-    " commit_number, seq, draw, met, receipt, trusted"
-)
+_ACCEPTED = "status IN ('learned', 'held_out')"
 _KINDS = (str, str, str, str, float, str, float, str, int, bytes, str)
 
 
-def _row(found: tuple[Any, ...]) -> EvidenceRow:
+def _columns(features: str) -> str:
+    """In the order of the fields of :class:`EvidenceRow`."""
+    return (
+        f"id, source, stream, domain, time, label, weight, space, is_factory, {features}, status,"
+        " commit_number, seq, draw, met, receipt, trusted"
+    )
+
+
+def _row(found: Sequence[Any]) -> EvidenceRow:
     if tuple(map(type, found[:11])) != _KINDS or type(found[15]) not in (bytes, type(None)):
         raise ValueError(f"evidence row {found[12]!r:.20} has a value of another type")
-    (
-        sample,
-        source,
-        stream,
-        domain,
-        at,
-        label,
-        weight,
-        space,
-        is_factory,
-        blob,
-        status,
-        number,
-        seq,
-        draw,
-        met,
-        receipt,
-        trusted,
-    ) = found
-    features = np.frombuffer(blob, "<f2").astype(np.float16)
-    return EvidenceRow(
-        sample,
-        source,
-        stream,
-        domain,
-        at,
-        label,
-        weight,
-        space,
-        bool(is_factory),
-        features,
-        status,
-        number,
-        seq,
-        draw,
-        met,
-        receipt or b"",
-        bool(trusted),
-    )
+    features = np.frombuffer(found[9], "<f2").astype(np.float16)
+    found = (*found[:8], bool(found[8]), features, *found[10:15], found[15] or b"", bool(found[16]))
+    return EvidenceRow(*found)
 
 
 def _input(kind: str, shape: str, blob: bytes) -> NDArray[Any]:
@@ -108,22 +73,9 @@ class EvidenceTable(Database):
                     " met, is_factory, draw, status, commit_number, trusted, receipt, features)"
                     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
-                        r.id,
-                        r.source,
-                        r.stream,
-                        r.domain,
-                        r.time,
-                        r.label,
-                        r.weight,
-                        r.space,
-                        r.met,
-                        int(r.is_factory),
-                        draw_of(features),
-                        r.status,
-                        r.commit_number,
-                        int(r.trusted),
-                        r.receipt or None,
-                        features.tobytes(),
+                        *(r.id, r.source, r.stream, r.domain, r.time, r.label, r.weight, r.space),
+                        *(r.met, int(r.is_factory), stable_hash(features), r.status),
+                        *(r.commit_number, int(r.trusted), r.receipt or None, features.tobytes()),
                     ),
                 )
                 value = raw[index] if index < len(raw) else None
@@ -151,51 +103,50 @@ class EvidenceTable(Database):
         ``narrow`` leaves features out.
         """
         order = "seq DESC" if newest_first else "seq"
-        with self._reading():
-            found = self._db.execute(
-                f"SELECT {_NARROW if narrow else _COLUMNS} FROM evidence WHERE {where} ORDER BY"
-                f" {order} LIMIT ?",
-                (*values, limit),
-            ).fetchall()
-        return [_row(found_row) for found_row in found]
+        return self._select(where, order, values, limit, narrow=narrow)
+
+    def _select(
+        self, where: str, order: str, values: Sequence[Any], limit: int, *, narrow: bool
+    ) -> list[EvidenceRow]:
+        columns = _columns("x''" if narrow else "features")
+        return [
+            _row(found)
+            for found in self._all(
+                f"SELECT {columns} FROM evidence WHERE {where} ORDER BY {order} LIMIT ?",
+                *values,
+                limit,
+            )
+        ]
+
+    def _where_in(
+        self, column: str, values: Sequence[Any], status: str = "1"
+    ) -> Iterator[EvidenceRow]:
+        """Rows with one of these values in a column, a part of the values at a time."""
+        for some in (values[start : start + 500] for start in range(0, len(values), 500)):
+            places = ", ".join("?" * len(some))
+            yield from self.evidence(where=f"{status} AND {column} IN ({places})", values=some)
 
     @reads
     def evidence_of(self, seqs: Sequence[int]) -> list[EvidenceRow]:
         """The rows with these numbers that are still there, in the order of the numbers."""
-        found: dict[int, EvidenceRow] = {}
-        for some in (seqs[start : start + 500] for start in range(0, len(seqs), 500)):
-            found |= {
-                row.seq: row
-                for row in self.evidence(
-                    where=f"seq IN ({', '.join('?' * len(some))})", values=some
-                )
-            }
+        found = {row.seq: row for row in self._where_in("seq", seqs)}
         return [found[seq] for seq in seqs if seq in found]
 
     @reads
     def newest_of(self, samples: Sequence[str]) -> dict[str, EvidenceRow]:
         """For each sample id that has rows, the last one."""
-        found: dict[str, EvidenceRow] = {}
-        for some in (samples[start : start + 500] for start in range(0, len(samples), 500)):
-            found |= {
-                row.id: row
-                for row in self.evidence(where=f"id IN ({', '.join('?' * len(some))})", values=some)
-            }
-        return found
+        return {row.id: row for row in self._where_in("id", samples)}
 
     @reads
     def accepted_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
-        # the plus keeps SQLite from scanning every accepted row by its status
         """Rows of these samples that teach or judge now."""
-        found: list[EvidenceRow] = []
-        for some in (samples[start : start + 500] for start in range(0, len(samples), 500)):
-            found += self.evidence(
-                where=(
-                    f"+status IN ('learned', 'held_out') AND id IN ({', '.join('?' * len(some))})"
-                ),
-                values=some,
-            )
-        return found
+        # the plus keeps SQLite from scanning every accepted row by its status
+        return list(self._where_in("id", samples, f"+{_ACCEPTED}"))
+
+    @reads
+    def rows_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
+        """Every row of these samples."""
+        return list(self._where_in("id", samples))
 
     @reads
     def near_the_line(self, label: str, status: str, limit: int) -> list[EvidenceRow]:
@@ -203,13 +154,8 @@ class EvidenceTable(Database):
         largest held out, or the smallest learned; without features.
         """
         order = "DESC" if status == "held_out" else "ASC"
-        with self._reading():
-            found = self._db.execute(
-                f"SELECT {_NARROW} FROM evidence WHERE status = ? AND label = ? ORDER BY draw"
-                f" {order}, seq {order} LIMIT ?",
-                (status, label, limit),
-            ).fetchall()
-        return [_row(found_row) for found_row in found]
+        by = f"draw {order}, seq {order}"
+        return self._select("status = ? AND label = ?", by, (status, label), limit, narrow=True)
 
     @reads
     def older_than(self, before: float, most: int) -> list[EvidenceRow]:
@@ -229,12 +175,7 @@ class EvidenceTable(Database):
         )
         values = (_CLOCK_SET, before, _CLOCK_SET, _CLOCK_SET, before)
         found = self.evidence(where=f"{can_go} AND {is_old}", values=values, narrow=True)
-        with self._reading():
-            over = (
-                int(self._db.execute("SELECT count(*) FROM evidence").fetchone()[0])
-                - len(found)
-                - most
-            )
+        over = self._one("SELECT count(*) FROM evidence")[0] - len(found) - most
         # not a few at every checkpoint: each time a part of the way back is lost
         if over > most // 10:
             found += self.evidence(
@@ -244,70 +185,48 @@ class EvidenceTable(Database):
 
     @reads
     def count_evidence(self) -> dict[str, int]:
-        with self._reading():
-            return dict(
-                self._db.execute("SELECT status, count(*) FROM evidence GROUP BY status").fetchall()
-            )
+        return dict(self._all("SELECT status, count(*) FROM evidence GROUP BY status"))
 
     @reads
     def count_accepted(self) -> dict[str, dict[str, int]]:
         """Class -> how many rows of it teach (``learned``) and judge (``held_out``)."""
         counts: dict[str, dict[str, int]] = {}
-        with self._reading():
-            found = self._db.execute(
-                "SELECT label, status, count(*) FROM evidence WHERE status IN ('learned',"
-                " 'held_out') GROUP BY status, label"
-            ).fetchall()
-        for label, status, count in found:
+        for label, status, count in self._all(
+            f"SELECT label, status, count(*) FROM evidence WHERE {_ACCEPTED} GROUP BY status, label"
+        ):
             counts.setdefault(label, {})[status] = count
         return counts
 
     @reads
     def count_learned_by_domain(self) -> dict[str, int]:
         """Condition -> how many rows of it teach."""
-        with self._reading():
-            return dict(
-                self._db.execute(
-                    "SELECT domain, count(*) FROM evidence WHERE status = 'learned' GROUP BY domain"
-                ).fetchall()
-            )
+        return self._count_by_domain("status = 'learned'")
 
     @reads
     def count_accepted_by_domain(self) -> dict[str, int]:
         """Condition -> how many rows of it teach or judge."""
-        with self._reading():
-            return dict(
-                self._db.execute(
-                    "SELECT domain, count(*) FROM evidence WHERE status IN ('learned', 'held_out')"
-                    " GROUP BY domain"
-                ).fetchall()
-            )
+        return self._count_by_domain(_ACCEPTED)
+
+    def _count_by_domain(self, where: str) -> dict[str, int]:
+        return dict(
+            self._all(f"SELECT domain, count(*) FROM evidence WHERE {where} GROUP BY domain")
+        )
 
     @reads
     def present(self) -> set[int]:
         """Every evidence row that is there."""
-        with self._reading():
-            return {int(seq) for (seq,) in self._db.execute("SELECT seq FROM evidence").fetchall()}
-
-    @reads
-    def rows_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
-        """Every row of these samples."""
-        found: list[EvidenceRow] = []
-        for some in (samples[start : start + 500] for start in range(0, len(samples), 500)):
-            found += self.evidence(where=f"id IN ({', '.join('?' * len(some))})", values=some)
-        return found
+        return {int(seq) for (seq,) in self._all("SELECT seq FROM evidence")}
 
     @reads
     def superseded(self) -> tuple[int, ...]:
         """Rows that wait although a later label of the same sample waits, counts or was
         withdrawn.
         """
-        with self._reading():
-            found = self._db.execute(
-                "SELECT seq FROM evidence AS e WHERE status = 'received' AND EXISTS (SELECT 1 FROM"
-                " evidence AS later WHERE later.id = e.id AND later.seq > e.seq AND +later.status"
-                " IN ('received', 'learned', 'held_out', 'withdrawn')) ORDER BY seq"
-            ).fetchall()
+        found = self._all(
+            "SELECT seq FROM evidence AS e WHERE status = 'received' AND EXISTS (SELECT 1 FROM"
+            " evidence AS later WHERE later.id = e.id AND later.seq > e.seq AND +later.status IN"
+            " ('received', 'learned', 'held_out', 'withdrawn')) ORDER BY seq"
+        )
         return tuple(int(seq) for (seq,) in found)
 
     @reads
@@ -332,39 +251,31 @@ class EvidenceTable(Database):
         """Raw inputs that are kept, of accepted rows of one class or of all, in order of
         arrival.
         """
-        where = "e.status IN ('learned', 'held_out')" + (
-            "" if label is None else " AND e.label = ?"
+        found = self._all(
+            "SELECT r.seq, r.dtype, r.shape, r.input FROM raw r JOIN evidence e USING (seq) WHERE"
+            f" e.{_ACCEPTED}{'' if label is None else ' AND e.label = ?'} ORDER BY r.seq",
+            *(() if label is None else (label,)),
         )
-        with self._reading():
-            found = self._db.execute(
-                "SELECT r.seq, r.dtype, r.shape, r.input FROM raw r JOIN evidence e USING (seq)"
-                f" WHERE {where} ORDER BY r.seq",
-                () if label is None else (label,),
-            ).fetchall()
         return [RawInput(seq, _input(kind, shape, blob)) for seq, kind, shape, blob in found]
 
     @reads
     def raw_of(self, seq: int) -> NDArray[Any] | None:
         """The raw input of one row, if it is kept."""
-        with self._reading():
-            found = self._db.execute(
-                "SELECT dtype, shape, input FROM raw WHERE seq = ?", (seq,)
-            ).fetchone()
-        return None if found is None else _input(*found)
+        found = self._all("SELECT dtype, shape, input FROM raw WHERE seq = ?", seq)
+        return _input(*found[0]) if found else None
 
     @reads
     def thin_raw(self, per_class: int) -> int:
         """Keep the raw inputs of at most so many rows of a class, those with the smallest draws;
-        returns how many went.
+        returns how many were dropped.
         """
-        with self._reading():
-            over = self._db.execute(
-                "SELECT seq FROM (SELECT r.seq AS seq, e.status AS status, row_number() OVER"
-                " (PARTITION BY e.label ORDER BY e.status NOT IN ('learned', 'held_out'), e.draw,"
-                " r.seq) AS place FROM raw r JOIN evidence e USING (seq)) WHERE place > ? AND"
-                " status != 'received'",
-                (per_class,),
-            ).fetchall()
+        over = self._all(
+            "SELECT seq FROM (SELECT r.seq AS seq, e.status AS status, row_number() OVER"
+            " (PARTITION BY e.label ORDER BY e.status NOT IN ('learned', 'held_out'), e.draw,"
+            " r.seq) AS place FROM raw r JOIN evidence e USING (seq)) WHERE place > ? AND"
+            " status != 'received'",
+            per_class,
+        )
         if over:
             with self._transaction() as db:
                 db.executemany("DELETE FROM raw WHERE seq = ?", over)

@@ -45,10 +45,5 @@ def rows_to_arrays(
     y = np.array([slots[row.label] for row in rows], np.int64)
     weight = np.array([row.weight for row in rows], np.float32)
     is_factory = np.array([row.is_factory for row in rows], np.float32)
-    return (
-        np.ascontiguousarray(features[:, :dim]),
-        np.ascontiguousarray(features[:, dim:]),
-        y,
-        weight,
-        is_factory,
-    )
+    z, taps = np.ascontiguousarray(features[:, :dim]), np.ascontiguousarray(features[:, dim:])
+    return z, taps, y, weight, is_factory

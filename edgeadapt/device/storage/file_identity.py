@@ -39,6 +39,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:  # whatever the reason, it cannot be opened again under this name
         return None
     return found.st_dev, found.st_ino
-
-
-__all__ = ["FileIdentity"]

@@ -39,9 +39,8 @@ class FolderLock:
             self._fd = os.open(self._path, flags, 0o600)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise StateError(
-                    f"{self._path} is a link: remove it, no process makes one"
-                ) from None
+                what = f"{self._path} is a link: remove it, no process makes one"
+                raise StateError(what) from None
             raise StateError(f"cannot lock the state folder {folder}: {error.strerror}") from error
         if why := _foreign(os.fstat(self._fd)):
             os.close(self._fd)
@@ -54,7 +53,7 @@ class FolderLock:
             raise StateError(
                 f"state folder {folder} is in use by the process with pid {holder}"
             ) from error
-        os.register_at_fork(after_in_child=partial(_let_go, weakref.ref(self)))
+        os.register_at_fork(after_in_child=partial(_release_in_child, weakref.ref(self)))
         try:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
@@ -77,7 +76,7 @@ def _foreign(about: os.stat_result) -> str:
     return "is a file with another name too" if about.st_nlink > 1 else ""
 
 
-def _let_go(held: weakref.ref[FolderLock]) -> None:
+def _release_in_child(held: weakref.ref[FolderLock]) -> None:
     """A forked child shares its parent's lock, and would hold it after the parent has died."""
     lock = held()
     if lock is not None:
@@ -143,19 +142,15 @@ def claim(folder: Path) -> tuple[FolderLock, Path]:
 
 def refusal(folder: Path | None, error: sqlite3.Error) -> StateError:
     """The named error for what SQLite said about a change; the change was rolled back."""
-    if any(words in str(error) for words in _OF_THE_DISK):
-        if folder is not None and _is_read_only(folder):
-            return StorageError(
-                f"the state folder {folder} cannot take the change: its file system is read-only; "
-                "nothing was changed: check the disk, mount it for writing, and start anew"
-            )
+    refused = f"the state folder {folder} cannot take the change"
+    if not any(words in str(error) for words in _OF_THE_DISK):
+        return StateError(f"{refused}: {error}; nothing was changed")
+    if folder is not None and _is_read_only(folder):
         return StorageError(
-            f"the state folder {folder} cannot take the change: {error}; nothing was changed: make"
-            " room, and do it again"
+            f"{refused}: its file system is read-only; nothing was changed: check the disk, mount"
+            " it for writing, and start anew"
         )
-    return StateError(
-        f"the state folder {folder} cannot take the change: {error}; nothing was changed"
-    )
+    return StorageError(f"{refused}: {error}; nothing was changed: make room, and do it again")
 
 
 def _is_read_only(folder: Path) -> bool:

@@ -24,7 +24,7 @@ DECISIONS_KEPT = 20_000
 
 
 class Journal(EvidenceTable, CommitTable):
-    """The one door to ``learner.db``. Thread-safe; every method that writes is one transaction."""
+    """All of ``learner.db``. Thread-safe; every method that writes is one transaction."""
 
     def decide(self, decisions: Sequence[tuple[float, str, str, str, str]]) -> None:
         """Record decisions (time, stream, kind, domain, why); the oldest fall out beyond a fixed
@@ -41,52 +41,45 @@ class Journal(EvidenceTable, CommitTable):
 
     @reads
     def decisions(self, limit: int = 100) -> list[tuple[float, str, str, str, str]]:
-        with self._reading():
-            return self._db.execute(
-                "SELECT * FROM decisions WHERE kind != ? ORDER BY rowid DESC LIMIT ?",
-                (ANSWER, limit),
-            ).fetchall()
+        return self._all(
+            "SELECT * FROM decisions WHERE kind != ? ORDER BY rowid DESC LIMIT ?", ANSWER, limit
+        )
 
     @reads
     def field_answers(self, limit: int) -> list[FieldAnswer]:
         """The last answers to questions whose labels stand, oldest first, each sample once.
 
         A label that was corrected counts as it reads now; one that is held or vetoed is an answer
-        all the same, or accuracy would be told too good.
+        all the same, or the accuracy would come out too good.
         """
-        with self._reading():
-            found = self._db.execute(
-                "SELECT d.stream, d.domain, d.why, e.label, e.status FROM decisions d"
-                " JOIN evidence e ON e.id = json_extract(d.why, '$.id') WHERE d.kind = ?"
-                " AND e.seq = (SELECT max(seq) FROM evidence WHERE id = e.id)"
-                " ORDER BY d.rowid DESC LIMIT ?",
-                (ANSWER, limit),
-            ).fetchall()
+        found = self._all(
+            "SELECT d.stream, d.domain, d.why, e.label, e.status FROM decisions d"
+            " JOIN evidence e ON e.id = json_extract(d.why, '$.id') WHERE d.kind = ?"
+            " AND e.seq = (SELECT max(seq) FROM evidence WHERE id = e.id)"
+            " ORDER BY d.rowid DESC LIMIT ?",
+            ANSWER,
+            limit,
+        )
         answers: dict[str, FieldAnswer] = {}
         for stream, domain, text, label, status in found:
-            told = json.loads(text)
+            about = json.loads(text)
             if status != "withdrawn":
-                answers.setdefault(
-                    str(told["id"]),
-                    FieldAnswer(
-                        stream, domain, str(told["predicted"]), label, bool(told["random"])
-                    ),
-                )
+                predicted, is_random = str(about["predicted"]), bool(about["random"])
+                answer = FieldAnswer(stream, domain, predicted, label, is_random)
+                answers.setdefault(str(about["id"]), answer)
         return list(answers.values())[::-1]
 
     @reads
     def asked_samples(self) -> dict[str, AskedSample]:
         """By id, the last question about each sample that was answered, and is still known."""
-        with self._reading():
-            found = self._db.execute(
-                "SELECT stream, domain, why FROM decisions WHERE kind = ? ORDER BY rowid", (ANSWER,)
-            ).fetchall()
+        found = self._all(
+            "SELECT stream, domain, why FROM decisions WHERE kind = ? ORDER BY rowid", ANSWER
+        )
         asked: dict[str, AskedSample] = {}
         for stream, domain, text in found:
-            told = json.loads(text)
-            one = AskedSample(
-                str(told["id"]), stream, domain, str(told["predicted"]), bool(told["random"])
-            )
+            about = json.loads(text)
+            predicted, is_random = str(about["predicted"]), bool(about["random"])
+            one = AskedSample(str(about["id"]), stream, domain, predicted, is_random)
             asked[one.sample] = one
         return asked
 

@@ -105,7 +105,7 @@ def _read(file: BinaryIO, size: int) -> tuple[Frames, int] | None:
     start = _sums(np.frombuffer(head[:24], order)[None], _weights(6))[0]
     if [int(value) for value in start] != marks[2:]:
         return None
-    frame_bytes = _FRAME_HEADER + page
+    frame_bytes, salts = _FRAME_HEADER + page, np.array(marks[:2], np.uint32)
     words = 2 + page // 4
     weights, carry = _weights(words), _carry(words)
     before = start
@@ -120,11 +120,11 @@ def _read(file: BinaryIO, size: int) -> tuple[Frames, int] | None:
         covered = np.ascontiguousarray(np.delete(rows, np.s_[8:_FRAME_HEADER], axis=1)).view(order)
         seeds = np.concatenate([before[None], named[:-1, 4:]])
         sums = _sums(covered, weights) + seeds @ carry
-        is_ours = (named[:, 2:4] == np.array(marks[:2], np.uint32)).all(axis=1)
+        is_ours = (named[:, 2:4] == salts).all(axis=1)
         follows = (sums == named[:, 4:]).all(axis=1)
         if is_looked_for and not (is_ours & follows).all():
             bad, is_looked_for = int((is_ours & follows).argmin()), False
-            is_one_bit = _is_one_bit(named[bad], sums[bad], np.array(marks[:2], np.uint32), weights)
+            is_one_bit = _is_one_bit(named[bad], sums[bad], salts, weights)
         parts.append((is_ours, follows, named[:, 1] > 0))
         before = named[-1, 4:]
     if not parts:
@@ -185,6 +185,3 @@ def _carry(words: int) -> NDArray[np.uint32]:
         first = first + second
         second = second + first
     return np.stack([first, second], axis=1)
-
-
-__all__ = ["check_log"]

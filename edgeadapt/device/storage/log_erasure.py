@@ -15,7 +15,7 @@ class LogErasure:
     """Empties the log of a journal that says ``holds_deleted``. Runs on the worker.
 
     A reader of another connection (a backup, ``edgeadapt state``, somebody's SQLite shell) keeps
-    the log as it is for as long as it looks at an older state.
+    the log as it is for as long as it reads an older state.
     """
 
     def __init__(self, journal: Journal, worker: Worker) -> None:
@@ -44,6 +44,3 @@ class LogErasure:
             return False
         self._retry_s = 0.0
         return True
-
-
-__all__ = ["LogErasure"]

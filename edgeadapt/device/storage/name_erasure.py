@@ -42,11 +42,11 @@ def only_in_history(db: sqlite3.Connection, names: Names) -> Names:
     )
     if not gone:
         return gone
-    told: set[str] = set()
+    named: set[str] = set()
     for detail, classes in db.execute("SELECT detail, classes FROM commits"):
-        told |= _named_in(json.loads(detail), gone)
-        told |= gone.classes.intersection(json.loads(classes) if classes else ())
-    return Names(gone.sources & told, gone.classes & told)
+        named |= _named_in(json.loads(detail), gone)
+        named |= gone.classes.intersection(json.loads(classes) if classes else ())
+    return Names(gone.sources & named, gone.classes & named)
 
 
 def erase(db: sqlite3.Connection, names: Names) -> None:
@@ -113,6 +113,3 @@ def _replaced(text: str, places: Mapping[str, str]) -> str:
         text = text.replace(repr(name), repr(place))
     head, colon, end = text.rpartition(": ")
     return head + colon + ", ".join(places.get(part, part) for part in end.split(", "))
-
-
-__all__ = ["NAMES_FORGOTTEN", "Names", "erase", "only_in_history"]

@@ -67,6 +67,3 @@ def require_content(path: Path) -> None:
         f"{path} is empty, and no learner leaves it so: what it held is lost{what}; restore the "
         f"folder from a copy, or remove {path.name} to begin anew"
     )
-
-
-__all__ = ["make_database", "require_content"]

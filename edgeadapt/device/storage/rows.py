@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeadapt.device.storage.name_erasure import Names
 from edgeadapt.errors import StateError
 
+Tensors = Mapping[str, NDArray[Any]]
 Met = Literal["factory", "shifted", "adapted"]
 """How a sample was met: by the factory encoder in a clear or in a shifted stream, or by an encoder
 adapted to a condition.
@@ -77,9 +79,8 @@ class AskedSample:
     is_random: bool
 
     def encode(self) -> str:
-        return json.dumps(
-            {"id": self.sample, "predicted": self.predicted, "random": self.is_random}
-        )
+        about = {"id": self.sample, "predicted": self.predicted, "random": self.is_random}
+        return json.dumps(about)
 
 
 @dataclass(frozen=True)
@@ -130,18 +131,10 @@ class RowTransitions:
     def decode(cls, text: str) -> RowTransitions:
         """Raises ValueError, TypeError or KeyError where the text is not what ``encode`` wrote."""
         found = json.loads(text)
-        flat = {
-            name: tuple(int(seq) for seq in found.pop(name, ()))
-            for name in ("added", "held_out", "withdrawn", "held", "vetoed", "expired", "emptied")
-        }
-        taken = tuple(
-            (int(number), tuple(int(seq) for seq in rows))
-            for number, rows in found.pop("taken", ())
-        )
-        base = tuple(
-            (str(status), int(number), tuple(int(seq) for seq in rows))
-            for status, number, rows in found.pop("base", ())
-        )
+        names = ("added", "held_out", "withdrawn", "held", "vetoed", "expired", "emptied")
+        flat = {name: tuple(map(int, found.pop(name, ()))) for name in names}
+        taken = tuple((int(n), tuple(map(int, rows))) for n, rows in found.pop("taken", ()))
+        base = tuple((str(s), int(n), tuple(map(int, r))) for s, n, r in found.pop("base", ()))
         if found:
             raise ValueError(
                 f"a commit says {sorted(found)[0]!r} about its rows, which this version does not"
@@ -155,15 +148,9 @@ class RowTransitions:
 
     def statuses(self) -> dict[int, str]:
         """New status of each row that has one after this commit."""
-        found: dict[int, str] = {}
-        for status, rows in (
-            ("learned", self.added),
-            ("held_out", self.held_out),
-            ("withdrawn", self.withdrawn),
-            ("held", self.held),
-            ("vetoed", self.vetoed),
-        ):
-            found |= dict.fromkeys(rows, status)
+        found = dict.fromkeys(self.added, "learned") | dict.fromkeys(self.held_out, "held_out")
+        for status in ("withdrawn", "held", "vetoed"):
+            found |= dict.fromkeys(getattr(self, status), status)
         return found
 
 
@@ -177,8 +164,33 @@ class CommitRow:
     detail: Mapping[str, Any]
     moves: RowTransitions
     tables: str
-    tensors: Mapping[str, NDArray[Any]]
+    tensors: Tensors
     digest: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class CommitChanges:
+    """What a commit changes beside the statuses of its rows.
+
+    Attributes:
+        statuses: earlier statuses by seq that are restored, with the commit they date from; the
+            commit's moves come after them.
+        receipts: by seq. weights: by seq, of rows that no commit has learned before.
+        deleted: rows that are forgotten, with their raw inputs.
+        emptied: rows that lose features and raw input.
+        rewritten: new tensors of earlier snapshots.
+        relieved: what is left of the tensors of earlier commits.
+        unnamed: taken out of the history where nothing else names them after this.
+    """
+
+    statuses: Mapping[int, tuple[str, int]] = field(default_factory=dict)
+    receipts: Mapping[int, bytes] = field(default_factory=dict)
+    weights: Mapping[int, float] = field(default_factory=dict)
+    deleted: Collection[int] = ()
+    emptied: Collection[int] = ()
+    rewritten: Mapping[int, Tensors] = field(default_factory=dict)
+    relieved: Mapping[int, Tensors] = field(default_factory=dict)
+    unnamed: Names = field(default_factory=Names)
 
 
 Accepted = dict[int, tuple[str, int]]
@@ -238,18 +250,3 @@ def accepted_at(
         if step.number in targets or step.number in wanted:
             at[step.number] = dict(found)
     return {number: at[number] for number in wanted if number in at}
-
-
-__all__ = [
-    "ANSWER",
-    "Accepted",
-    "AskedSample",
-    "CommitRow",
-    "EvidenceRow",
-    "FieldAnswer",
-    "Met",
-    "RawInput",
-    "RowTransitions",
-    "Step",
-    "accepted_at",
-]

@@ -14,9 +14,10 @@ import numpy as np
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from edgeadapt.device.numerics.stable_hash import draw_of
+from edgeadapt.device.numerics.stable_hash import stable_hash
 
 VERSION = 3
+_TABLES = ("meta", "evidence", "raw", "commits", "decisions", "snapshots")
 
 SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -72,60 +73,23 @@ def _from_1(db: sqlite3.Connection) -> None:
         db.execute(f"DROP INDEX IF EXISTS evidence_by_{index}")
     for statement in _statements("evidence", "raw", "commits"):
         db.execute(statement)
-    seq_of: dict[str, int] = {}
-    for row in db.execute(
-        "SELECT seq, id, source, stream, domain, time, label, weight, space, is_factory, features,"
-        " status, commit_number FROM evidence_1 ORDER BY seq"
-    ):
-        (
-            seq,
-            sample,
-            source,
-            stream,
-            domain,
-            at,
-            label,
-            weight,
-            space,
-            is_factory,
-            features,
-            status,
-            number,
-        ) = row
-        seq_of[sample] = seq
-        met = "factory" if is_factory else "shifted" if domain == "source" else "adapted"
-        db.execute(
-            "INSERT INTO evidence VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, NULL, ?)",
-            (
-                seq,
-                sample,
-                source,
-                stream,
-                domain,
-                at,
-                label,
-                weight,
-                space,
-                met,
-                is_factory,
-                draw_of(np.frombuffer(features, "<f2")),
-                status,
-                number,
-                features,
-            ),
-        )
+    db.create_function("draw_of", 1, lambda blob: stable_hash(np.frombuffer(blob, "<f2")))
+    db.execute(
+        "INSERT INTO evidence SELECT seq, id, source, stream, domain, time, label, weight, space,"
+        " CASE WHEN is_factory THEN 'factory' WHEN domain = 'source' THEN 'shifted' ELSE 'adapted'"
+        " END, is_factory, draw_of(features), status, commit_number, 0, NULL, features"
+        " FROM evidence_1 ORDER BY seq"
+    )
+    seq_of = dict(db.execute("SELECT id, seq FROM evidence_1 ORDER BY seq").fetchall())
     known = None
     for number, at, kind, outcome, detail, rows, tables, blob in db.execute(
         "SELECT * FROM commits_1 ORDER BY number"
     ).fetchall():
-        moves = _moves_of_1(
-            kind,
-            outcome,
-            json.loads(detail),
-            [seq_of[sample] for sample in json.loads(rows) if sample in seq_of],
-        )
+        about = json.loads(detail)
+        seqs = [seq_of[sample] for sample in json.loads(rows) if sample in seq_of]
+        moves = _moves_of_1(kind, outcome, about, seqs)
         if blob:
-            domain = json.loads(detail).get("domain", "source")
+            domain = about.get("domain", "source")
             named = {
                 k if k.startswith("domain/") else f"correction/{domain}/{k}": v
                 for k, v in load_tensors(blob).items()
@@ -200,14 +164,11 @@ _MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _from_1, 2: _
 
 def _statements(*tables: str) -> list[str]:
     found = [statement.strip() for statement in SCHEMA.split(";\n") if statement.strip()]
-    return [
-        s
-        for s in found
-        if any(s.startswith((f"CREATE TABLE {t} ", f"CREATE INDEX {t}_")) for t in tables)
-    ]
+    wanted = tuple(f"CREATE {kind}" for t in tables for kind in (f"TABLE {t} ", f"INDEX {t}_"))
+    return [statement for statement in found if statement.startswith(wanted)]
 
 
-def stranger(db: sqlite3.Connection, *, exactly: bool) -> str | None:
+def foreign_part(db: sqlite3.Connection, *, exactly: bool) -> str | None:
     """The first thing in the database that a journal does not have: a view or trigger would run
     somebody else's SQL at every read or write.
 
@@ -215,10 +176,7 @@ def stranger(db: sqlite3.Connection, *, exactly: bool) -> str | None:
         exactly: tables and indexes must be those of this version, word for word; else any plain
             table will do.
     """
-    ours = {
-        " ".join(statement.split())
-        for statement in _statements("meta", "evidence", "raw", "commits", "decisions", "snapshots")
-    }
+    ours = {" ".join(statement.split()) for statement in _statements(*_TABLES)}
     found = db.execute(
         "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
     ).fetchall()
@@ -226,16 +184,13 @@ def stranger(db: sqlite3.Connection, *, exactly: bool) -> str | None:
         is_plain = kind in ("table", "index") and not str(text).upper().startswith("CREATE VIRTUAL")
         if not is_plain or (exactly and " ".join(str(text).split()) not in ours):
             return f"{kind} {name}"
-    return (
-        f"no more than {len(found)} tables and indexes"
-        if exactly and len(found) < len(ours)
-        else None
-    )
+    is_short = exactly and len(found) < len(ours)
+    return f"no more than {len(found)} tables and indexes" if is_short else None
 
 
 def create(db: sqlite3.Connection) -> None:
     """Empty tables of this version. Called inside a transaction."""
-    for statement in _statements("meta", "evidence", "raw", "commits", "decisions", "snapshots"):
+    for statement in _statements(*_TABLES):
         db.execute(statement)
     db.execute("INSERT INTO meta VALUES ('schema', ?)", (str(VERSION),))
 
@@ -249,9 +204,6 @@ def migrate(db: sqlite3.Connection, written: int) -> None:
 
 def can_migrate(written: str | None) -> bool:
     """True for an earlier version that this one knows."""
-    return (
-        written is not None
-        and written.isdigit()
-        and all(version in _MIGRATIONS for version in range(int(written), VERSION))
-        and int(written) <= VERSION
-    )
+    if written is None or not written.isdigit() or int(written) > VERSION:
+        return False
+    return all(version in _MIGRATIONS for version in range(int(written), VERSION))

@@ -75,6 +75,3 @@ def _copy_live(database: Path, copy: Path) -> None:
     source = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=5.0)
     with contextlib.closing(source), contextlib.closing(sqlite3.connect(copy)) as target:
         source.backup(target)
-
-
-__all__ = ["copied"]

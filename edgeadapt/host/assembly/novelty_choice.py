@@ -107,7 +107,7 @@ def choose_novelty(
             f"no novelty score fits into novelty_kib = {novelty_kib:g}; the smallest,"
             f" {least.name!r}, takes {sizes[least.name] / 1024:.1f} KiB"
         )
-    complete = {score.name: part.with_score(score).fitted for score in small}
+    complete = {score.name: part.fitted.with_score(score, evidence) for score in small}
     seconds = {score.name: score_seconds(score, complete[score.name], judge) for score in small}
     judged = [
         score

@@ -14,7 +14,7 @@ from edgeadapt.errors import InputError
 from edgeadapt.host.assembly.composition import Composition, RoleGraph, Weights
 from edgeadapt.host.assembly.examples import Examples
 from edgeadapt.host.exporting.calibrated import Calibrated
-from edgeadapt.host.methods.adaptations import FactoryContext, adaptation
+from edgeadapt.host.methods.adaptations import MethodContext, adaptation
 from edgeadapt.host.methods.lame import Lame
 
 Graphs = dict[str, RoleGraph]
@@ -86,7 +86,7 @@ def _unlabelled(calibrated: Calibrated, method: str) -> Compiled:
     s, samples, head = encoded.settings, encoded.samples, calibrated.head
     temperature = calibrated.cross_fitted.temperature
     adaptors = s.adaptor_family(data.dims, head, temperature)
-    context = FactoryContext(head, 1.0 / temperature, samples.x, samples.y, s.class_slots)
+    context = MethodContext(head, 1.0 / temperature, samples.x, samples.y, s.class_slots)
     composition = Composition(
         encoded.encoder,
         head,
@@ -133,18 +133,18 @@ def _declares(weights: Weights, made: RoleGraph) -> bool:
 
 def _with_precisions(compiled: Compiled) -> Compiled:
     """Beside the float32 encoder those in other precisions, each with thresholds of its own."""
-    from edgeadapt.host.precision import Float32Encoder, make_variant
+    from edgeadapt.host.precision import VariantContext, make_variant
 
     calibrated, base = compiled.calibrated, compiled.encoders["encode"]
     encoded, part = calibrated.encoded, calibrated.part
     settings, say, x = encoded.settings, encoded.say, encoded.samples.x
-    float32 = Float32Encoder(
+    context = VariantContext(
         base=base,
         frozen={name: compiled.weights.frozen[name] for name in base.graph.frozen},
         input=encoded.encoder.input,
         runtime=encoded.graph.runtime,
         features=encoded.graph.features,
-        part=replace(part, runs=()),
+        part=part,
         score=calibrated.score,
         shift=calibrated.shift,
         novelty=calibrated.novelty,
@@ -157,7 +157,7 @@ def _with_precisions(compiled: Compiled) -> Compiled:
     graphs, specs, margin = dict(compiled.encoders), [], settings.precision_margin
     for precision in settings.precisions:
         say(f"compile: encode in {precision}")
-        graphs[f"encode_{precision}"], spec = make_variant(precision, float32, margin)  # type: ignore[arg-type]
+        graphs[f"encode_{precision}"], spec = make_variant(precision, context, margin)  # type: ignore[arg-type]
         specs.append(spec)
         report = spec.report
         say(

@@ -30,8 +30,8 @@ from edgeadapt.host.methods.soft_hebbian import SoftHebbian
 
 
 @dataclass(frozen=True)
-class FactoryContext:
-    """What a label-free method may be built on, beside the encoder.
+class MethodContext:
+    """What a method stands context in its bundle.
 
     Attributes:
         head: its classifier. sharpness: 1 / temperature, by which its logits become probabilities.
@@ -57,7 +57,7 @@ class FactoryContext:
         return self.x, self.y
 
 
-ENCODER_SPACE: dict[str, Callable[[ModuleEncoder, FactoryContext], AdaptsEncoder]] = {
+ENCODER_SPACE: dict[str, Callable[[ModuleEncoder, MethodContext], AdaptsEncoder]] = {
     "norm_statistics": lambda encoder, context: NormStatistics(encoder),
     "norm_statistics_averaged": lambda encoder, context: NormStatistics(encoder, rate=0.5),
     "norm_statistics_unfolded": lambda encoder, context: NormStatistics(
@@ -82,7 +82,7 @@ ENCODER_SPACE: dict[str, Callable[[ModuleEncoder, FactoryContext], AdaptsEncoder
         encoder, context.head, context.sharpness, *context.labelled(), context.slots
     ),
 }
-FEATURE_SPACE: dict[str, Callable[[FactoryContext], AdaptsFeatures]] = {
+FEATURE_SPACE: dict[str, Callable[[MethodContext], AdaptsFeatures]] = {
     "feature_shift": lambda context: FeatureShift(),
     "mean_std": lambda context: MeanStd(),
     "t3a": lambda context: AdjustedPrototypes(context.head, context.sharpness),
@@ -92,7 +92,7 @@ NAMES = (*ENCODER_SPACE, *FEATURE_SPACE)
 
 
 def adaptation(
-    name: str, encoder: Any, context: FactoryContext
+    name: str, encoder: Any, context: MethodContext
 ) -> AdaptsEncoder | AdaptsFeatures | None:
     """The method called ``name`` for this encoder; None for ``"none"``."""
     if name in ENCODER_SPACE:

@@ -2,6 +2,6 @@
 their own, and what they cost.
 """
 
-from edgeadapt.host.precision.variants import Float32Encoder, make_variant
+from edgeadapt.host.precision.variants import VariantContext, make_variant
 
-__all__ = ["Float32Encoder", "make_variant"]
+__all__ = ["VariantContext", "make_variant"]

@@ -60,7 +60,7 @@ Features = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, eq=False)
-class Float32Encoder:
+class VariantContext:
     """The float32 encoder and what it was calibrated with.
 
     Attributes:
@@ -68,7 +68,7 @@ class Float32Encoder:
         runtime, features: what runs graphs, and what turns inputs into stored features (z, taps)
             with one of them.
         part, score, shift, novelty: from float32 features.
-        evidence_x, judge_x: the inputs behind the part's evidence and judge.
+        evidence_x, judge_x: the inputs behind them.
         unseen_x: inputs that no training showed, or None.
         signature: columns that tell conditions apart. seed: of splits and simulated windows.
     """
@@ -90,7 +90,7 @@ class Float32Encoder:
 
 
 def make_variant(
-    precision: Variant, float32: Float32Encoder, margin: float
+    precision: Variant, context: VariantContext, margin: float
 ) -> tuple[RoleGraph, PrecisionSpec]:
     """The graph of a variant, and what the manifest says about it.
 
@@ -102,27 +102,27 @@ def make_variant(
             than ``margin``, and chance does not explain it.
     """
     name = f"encode_{precision}"
-    rows = np.random.default_rng(float32.seed).permutation(len(float32.evidence_x))[:SAMPLES]
-    calibration = [float32.evidence_x[rows]] + (
-        [extremes(float32.input, float32.seed)] if precision == "float16" else []
+    rows = np.random.default_rng(context.seed).permutation(len(context.evidence_x))[:SAMPLES]
+    calibration = [context.evidence_x[rows]] + (
+        [extremes(context.input, context.seed)] if precision == "float16" else []
     )
     made = _MAKERS[precision](
-        name, ModelProto.FromString(float32.base.graph.model), float32.frozen, calibration
+        name, ModelProto.FromString(context.base.graph.model), context.frozen, calibration
     )
     lint(name, made, precision=precision)
-    _check_kernels(name, made, float32, float32.evidence_x[rows[:32]])
-    encode = float32.runtime.load(GraphFile(name, made.SerializeToString(), dict(float32.frozen)))
-    z, taps = float32.features(float32.judge_x, encode)
-    judge = replace(float32.part.judge, z=z, taps=taps)
+    _check_kernels(name, made, context, context.evidence_x[rows[:32]])
+    encode = context.runtime.load(GraphFile(name, made.SerializeToString(), dict(context.frozen)))
+    z, taps = context.features(context.judge_x, encode)
+    judge = replace(context.part.judge, z=z, taps=taps)
     if not np.isfinite(z).all() or not np.isfinite(taps).all():
         raise CompileError(
             f"{name}: features are not finite on held-out samples; leave {precision} out of"
             " precisions"
         )
-    _gate(precision, float32, judge, margin)
-    part = replace(float32.part, judge=judge)
-    shift = calibrate.shift_policy([part], float32.signature, float32.seed)
-    report = _report(float32, part, shift, encode)
+    _gate(precision, context, judge, margin)
+    part = _judged_by(context, judge)
+    shift = calibrate.shift_policy([part], context.signature, context.seed)
+    report = _report(context, judge, shift, encode)
     tolerance = _TOLERANCE[precision]
     if not report.median_error <= tolerance:
         raise CompileError(
@@ -131,10 +131,10 @@ def make_variant(
         )
     external = {tensor.name for tensor in made.graph.initializer if tensor.external_data}
     graph = replace(
-        float32.base.graph,
+        context.base.graph,
         name=name,
         model=made.SerializeToString(),
-        frozen=tuple(tensor for tensor in float32.base.graph.frozen if tensor in external),
+        frozen=tuple(tensor for tensor in context.base.graph.frozen if tensor in external),
         nodes=len(made.graph.node),
         values={},
         parity=Parity(
@@ -145,10 +145,10 @@ def make_variant(
             onnxruntime=VERSION,
         ),
     )
-    probe = probe_features(encode, float32.input)
+    probe = probe_features(encode, context.input)
     written = compared(
-        open_session(made, float32.frozen, optimised=False).run(
-            ["z"], {"x": probe_inputs(float32.input)}
+        open_session(made, context.frozen, optimised=False).run(
+            ["z"], {"x": probe_inputs(context.input)}
         )[0]
     )
     spec = PrecisionSpec(
@@ -158,12 +158,12 @@ def make_variant(
         probe_tolerance=max(LEAST_TOLERANCE, _OTHER_KERNELS * distance_between(probe, written)),
         shift=shift,
         novelty=calibrate.novelty_policy(
-            float32.score,
+            context.score,
             [part],
-            {} if report.auroc is None else {float32.score.name: report.auroc},
+            {} if report.auroc is None else {context.score.name: report.auroc},
         ),
     )
-    return RoleGraph(graph, ("encode",), float32.base.methods, precision), spec
+    return RoleGraph(graph, ("encode",), context.base.methods, precision), spec
 
 
 def extremes(spec: InputSpec, seed: int) -> NDArray[Any]:
@@ -194,7 +194,7 @@ def extremes(spec: InputSpec, seed: int) -> NDArray[Any]:
     return x.round().astype(np.uint8) if spec.dtype == "uint8" else x.astype(np.float32)
 
 
-def _check_kernels(name: str, made: ModelProto, float32: Float32Encoder, x: NDArray[Any]) -> None:
+def _check_kernels(name: str, made: ModelProto, context: VariantContext, x: NDArray[Any]) -> None:
     """ONNX Runtime's kernels for low precision against the nodes as they are written, one by one in
     float32.
 
@@ -202,7 +202,7 @@ def _check_kernels(name: str, made: ModelProto, float32: Float32Encoder, x: NDAr
     rounding in another order does.
     """
     fast, plain = (
-        open_session(made, float32.frozen, optimised=optimised).run(["z"], {"x": x})[0]
+        open_session(made, context.frozen, optimised=optimised).run(["z"], {"x": x})[0]
         for optimised in (True, False)
     )
     if not np.isfinite(fast).all() or not np.isfinite(plain).all():
@@ -210,7 +210,7 @@ def _check_kernels(name: str, made: ModelProto, float32: Float32Encoder, x: NDAr
             f"{name}: features are not finite on calibration inputs; leave this precision out"
         )
     whole = open_session(
-        ModelProto.FromString(float32.base.graph.model), float32.frozen, optimised=True
+        ModelProto.FromString(context.base.graph.model), context.frozen, optimised=True
     ).run(["z"], {"x": x})[0]
     distance, cost = (float(np.median(relative_errors(plain, other))) for other in (fast, whole))
     if distance > max(LEAST_TOLERANCE, cost):
@@ -230,15 +230,22 @@ def relative_errors(z: NDArray[np.float32], reference: NDArray[np.float32]) -> N
     return found
 
 
+def _judged_by(context: VariantContext, judge: FactoryData) -> calibrate.Part:
+    """What was fitted on float32 features, judged by these; as independent samples."""
+    part = context.part
+    return calibrate.Part(part.fitted, part.evidence, judge, np.arange(len(judge.y)))
+
+
 def _report(
-    float32: Float32Encoder, part: calibrate.Part, shift: ShiftPolicy, encode: Executable
+    context: VariantContext, judge: FactoryData, shift: ShiftPolicy, encode: Executable
 ) -> PrecisionReport:
-    fitted, judge, before, seed = part.fitted, part.judge, float32.part.judge, float32.seed
+    fitted, before, seed = context.part.fitted, context.part.judge, context.seed
     answers = fitted.logits(judge.z).argmax(axis=1)
     answers32 = fitted.logits(before.z).argmax(axis=1)
     errors = relative_errors(judge.z, before.z)
-    unseen = float32.features(float32.unseen_x, encode) if float32.unseen_x is not None else None
-    marks = choose_novelty([float32.score], part, unseen, seed)[1]
+    part, variant = _judged_by(context, before), _judged_by(context, judge)
+    unseen = context.features(context.unseen_x, encode) if context.unseen_x is not None else None
+    marks = choose_novelty([context.score], variant, unseen, seed)[1]
     return PrecisionReport(
         samples=len(judge.y),
         accuracy=float((answers == judge.y).mean()),
@@ -246,17 +253,17 @@ def _report(
         agreement=float((answers == answers32).mean()),
         median_error=float(np.median(errors)),
         worst_error=float(errors.max()),
-        auroc=marks.get(float32.score.name, float32.novelty.auroc),
-        float32_auroc=float32.novelty.auroc,
-        false_alarms=calibrate.false_alarms([part], shift, seed),
-        float32_false_alarms=calibrate.false_alarms([float32.part], float32.shift, seed),
+        auroc=marks.get(context.score.name, context.novelty.auroc),
+        float32_auroc=context.novelty.auroc,
+        false_alarms=calibrate.false_alarms([variant], shift, seed),
+        float32_false_alarms=calibrate.false_alarms([part], context.shift, seed),
     )
 
 
-def _gate(precision: Variant, float32: Float32Encoder, judge: FactoryData, margin: float) -> None:
+def _gate(precision: Variant, context: VariantContext, judge: FactoryData, margin: float) -> None:
     right, right32 = (
-        float32.part.fitted.logits(data.z).argmax(axis=1) == data.y
-        for data in (judge, float32.part.judge)
+        context.part.fitted.logits(data.z).argmax(axis=1) == data.y
+        for data in (judge, context.part.judge)
     )
     loss = float(right32.mean() - right.mean())
     chance = sign_test(int((right & ~right32).sum()), int((right32 & ~right).sum()))

@@ -124,7 +124,7 @@ class CountingCodes:
 if __name__ == "__main__":
     import sys
 
-    from vectors import NAMES, WIDTH, samples
+    from feature_vectors import NAMES, WIDTH, samples
 
     from edgeadapt import host
 

@@ -1,5 +1,5 @@
-"""A bundle with two adaptors, for the mirror of ``edgeadapt_bench.datasets.mirror``: ``python -m
-golden.growing FILE`` in ``tests/device``. Needs the host extra.
+"""A bundle with two adaptors, for ``edgeadapt_bench.datasets.mirrored_domain``:
+``python -m golden.growing FILE`` in ``tests/device``. Needs the host extra.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from edgeadapt_bench.datasets.mirror import NAMES, WIDTH, samples
+from edgeadapt_bench.datasets.mirrored_domain import NAMES, WIDTH, samples
 
 
 def export(path: Any) -> None:

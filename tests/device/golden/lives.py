@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from edgeadapt_bench.datasets.mirror import samples
+from edgeadapt_bench.datasets.mirrored_domain import samples
 
 import edgeadapt
 from edgeadapt import Budget

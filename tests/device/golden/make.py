@@ -1,5 +1,5 @@
-"""Makes a golden state folder: ``python -m golden.make FOLDER`` in ``tests/device``, with the
-version whose journal is to be kept.
+"""Makes a golden state folder: ``PYTHONPATH=../support python -m golden.make FOLDER`` in
+``tests/device``, with the version whose journal is to be kept.
 
 A life with something of everything: sources, a new class, a removed one, a forgotten source, a
 rollback, a provisional condition, labels that were held, and labels that still wait. ``FOLDER``
@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vectors import NAMES, WIDTH, samples
+from feature_vectors import NAMES, WIDTH, samples
 
 import edgeadapt
+from edgeadapt.testing import inspect_state
 
 HERE = Path(__file__).parent
 
@@ -93,7 +94,7 @@ def main() -> None:
             "digest": learner.digest(),
         }
         (out / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-        learner._journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        inspect_state(learner).journal._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         shutil.copy(Path(folder) / "learner.db", out / "learner.db")
 
 

@@ -101,7 +101,7 @@ def execute(data: bytes) -> None:
                 and np.isfinite(x).all()
                 and type(x) is np.ndarray
             )
-            FirstFrames(spec, 1).look(x)
+            FirstFrames(spec, 1).add(x)
         elif door in ("features", "z"):
             z, taps = check_features(value, 4, 3 if door == "features" else 0)
             assert (

@@ -13,7 +13,7 @@ from random import Random
 import numpy as np
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.commands.reading import open_source
+from edgeadapt.commands.sample_source import open_source
 from edgeadapt.errors import InputError
 from edgeadapt.inputs import check_batch
 from fuzz.edits import raw
@@ -140,7 +140,7 @@ TARGET = Target(
     prepare,
     (InputError,),
     is_past_header,
-    ("edgeadapt.commands.reading", "edgeadapt._sample_files", "edgeadapt._prepare"),
+    ("edgeadapt.commands.sample_source", "edgeadapt._sample_files", "edgeadapt._prepare"),
     share=25,
     memory_mib=512,
 )

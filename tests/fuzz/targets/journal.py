@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+from golden_files import GOLDEN
 from safetensors import SafetensorError
 
 from edgeadapt.device.learner import Learner
@@ -21,7 +22,6 @@ from fuzz import shipped
 from fuzz.edits import sql
 from fuzz.target import Execute, Target
 
-_GOLDEN = Path(__file__).resolve().parents[2] / "device" / "golden"
 _DAMAGE = (
     sqlite3.DatabaseError,
     SafetensorError,
@@ -36,7 +36,7 @@ def seeds() -> list[bytes]:
     """States of the shipped bundle, and those of every version that are kept."""
     return [
         *shipped_states(),
-        *(path.read_bytes() for path in sorted(_GOLDEN.glob("v*/learner.db"))),
+        *(path.read_bytes() for path in sorted(GOLDEN.glob("v*/learner.db"))),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-from edgeadapt.commands.reading import Source, read_labels
+from edgeadapt.commands.sample_source import Source, read_labels
 from edgeadapt.errors import InputError
 from fuzz.edits import raw
 from fuzz.target import Execute, Target
@@ -90,7 +90,7 @@ TARGET = Target(
     prepare,
     (InputError,),
     is_past_header,
-    ("edgeadapt.commands.reading",),
+    ("edgeadapt.commands.sample_source",),
     share=50,
     memory_mib=64,
 )

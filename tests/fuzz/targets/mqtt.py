@@ -189,12 +189,18 @@ def prepare(scratch: Path) -> Execute:
         door = head[0] % len(_DOORS)
         source, spec = sources[door], _DOORS[door][1]
         topic, payload = data[2 : 2 + head[1]], data[2 + head[1] :]
-        source._receive(_Sent(raw=topic, payload=payload, qos=0, mid=0, retain=False, dup=False))
+        sent = _Sent(raw=topic, payload=payload, qos=0, mid=0, retain=False, dup=False)
+        source._receive(sent, lambda number: None)
         message = source._next()
         assert message is not None and source._waiting_bytes == 0
         is_label = source._is_label(message.topic)
         # not _hand_over, which takes whatever a decoder raises
-        what = source._label_of(message) if is_label else source._sample_of(message)
+        reader = source._reader
+        what = (
+            reader.label(message.payload)
+            if is_label
+            else reader.sample(message.payload, message.at, message.came)
+        )
         if is_label:
             assert isinstance(what, LabelArrival) and what.source == "belt"
             assert 1 <= len(what.sample) <= 256 and 1 <= len(what.label) <= 256
@@ -221,7 +227,7 @@ TARGET = Target(
     prepare,
     (InputError,),
     is_past_header,
-    ("edgeadapt.daemon.io.sources.mqtt",),
+    ("edgeadapt.daemon.io.sources.mqtt", "edgeadapt.daemon.io.sources.mqtt_payload"),
     share=50,
     memory_mib=128,
 )

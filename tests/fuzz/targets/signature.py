@@ -9,7 +9,7 @@ from random import Random
 
 import tiny_bundle as tiny
 
-from edgeadapt.bundle.signing import Signature, decode_signature, load_public_key, verify
+from edgeadapt.bundle.signature import Signature, decode_signature, load_public_key, verify
 from edgeadapt.errors import BundleError
 from fuzz.edits import raw, tree
 from fuzz.seeds import signed_archive
@@ -88,7 +88,7 @@ TARGET = Target(
     prepare,
     (BundleError,),
     is_past_header,
-    ("edgeadapt.bundle.signing",),
+    ("edgeadapt.bundle.signature",),
     share=60,
     memory_mib=64,
 )

@@ -13,6 +13,7 @@ import numpy as np
 from edgeadapt.device.learner import Learner
 from edgeadapt.device.storage.journal import FILE_NAME
 from edgeadapt.errors import EdgeadaptError, StateError
+from edgeadapt.testing import inspect_state
 from fuzz import shipped
 from fuzz.target import Execute, Target
 from fuzz.targets.journal import is_past_header, mutate, shipped_states
@@ -71,7 +72,7 @@ def _close(learner: Learner) -> None:
     except EdgeadaptError:
         pass  # a state that cannot be written is let go all the same
     finally:
-        learner._journal.close()
+        inspect_state(learner).journal.close()
 
 
 _MODULES = (
@@ -83,7 +84,10 @@ _MODULES = (
     "edgeadapt.device.commits.holdout",
     "edgeadapt.device.recovery.rollback",
     "edgeadapt.device.recovery.label_selection",
-    "edgeadapt.device.commits.transactions",
+    "edgeadapt.device.commits.commit_log",
+    "edgeadapt.device.commits.evidence_change",
+    "edgeadapt.device.commits.label_guard",
+    "edgeadapt.device.commits.label_update",
     "edgeadapt.device.learner",
 )
 TARGET = Target(

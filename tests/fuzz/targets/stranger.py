@@ -97,7 +97,11 @@ def is_past_header(error: Exception) -> bool:
     return "manifest.json: " not in str(error)
 
 
-_MODULES = ("edgeadapt.device.inference.program", "edgeadapt.bundle._consistency")
+_MODULES = (
+    "edgeadapt.device.inference.role_graphs",
+    "edgeadapt.device.inference.program",
+    "edgeadapt.bundle._consistency",
+)
 TARGET = Target(
     "stranger",
     seeds,

@@ -19,6 +19,7 @@ import pytest
 import tensorrt_operators as operators
 from edgeadapt_bench.steps import adaptor_step, entropy_step
 from gallery import GALLERY
+from golden_files import GOLDEN
 from keep_gallery import folder_of
 from onnx import TensorProto, helper
 
@@ -306,10 +307,7 @@ def operators_of_page() -> list[str]:
 def test_the_operator_table_of_the_page_is_that_of_lint():
     names = operators_of_page()
     assert table_of_page("operators") == operators.table(names).splitlines() and len(names) > 40
-    bundles = [
-        read_bundle(path)
-        for path in (BUNDLE, Path(__file__).parents[2] / "device" / "golden" / "precise.edge")
-    ]
+    bundles = [read_bundle(path) for path in (BUNDLE, GOLDEN / "precise.edge")]
     used = set().union(
         *(
             operators.operators(bundle.graph(spec.file))

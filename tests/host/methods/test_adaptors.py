@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from edgeadapt_bench.adaptors.candidate_fit import factory, train
 from edgeadapt_bench.adaptors.search_streams import Source
-from edgeadapt_bench.adaptors.search_training import factory, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

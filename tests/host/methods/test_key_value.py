@@ -22,7 +22,7 @@ from edgeadapt.errors import InputError
 from edgeadapt.host.contracts import FactoryData, GivesReceipts, Head
 from edgeadapt.host.methods.key_value import KeyValueBottleneck, stored_bytes
 from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection
-from edgeadapt.testing import check_identity_stub
+from edgeadapt.testing import check_identity_stub, inspect_state
 
 WIDTH, SLOTS, BOOKS = 12, 5, 6
 CENTRES = 3.0 * np.linalg.qr(np.random.default_rng(11).standard_normal((WIDTH, WIDTH)))[0][:SLOTS]
@@ -376,13 +376,13 @@ def test_a_device_forgets_by_receipt_after_the_features_are_gone(tmp_path: Path)
                 device.learn(x, list(names[labels]), source=source)
                 device.settle()
             device.checkpoint()
-        assert {len(row.receipt) for row in learner._journal.evidence()} == {6}
+        assert {len(row.receipt) for row in inspect_state(learner).journal.evidence()} == {6}
         receipt = learner.forget(source="gone")
         assert receipt.removed == 20 and "counts.labels" in receipt.exact
         read = [
-            device._program.runtime.download(device._live.tensors, ["counts.labels"])[
-                "counts.labels"
-            ]
+            inspect_state(device).program.runtime.download(
+                inspect_state(device).state.tensors, ["counts.labels"]
+            )["counts.labels"]
             for device in (learner, never)
         ]
         np.testing.assert_array_equal(read[0], read[1])

@@ -132,13 +132,8 @@ def test_one_class_duplicates_and_columns_of_zeros_give_finite_scores(score: Sco
     assert all(np.isfinite(part).all() for part in scored(score, data, data, drawn(3, 5, seed=9)))
 
 
-def part_of(evidence: FactoryData, judge: FactoryData) -> Part:
-    fitted = Fitted.of(Ridge(), ResidualShift(), evidence)
-    return Part(fitted, evidence, judge, np.arange(len(judge.y)))
-
-
-def judged_part() -> Part:
-    return part_of(drawn(6, 40), drawn(6, 40, seed=1))
+def judge_and_evidence() -> tuple[FactoryData, FactoryData]:
+    return drawn(6, 40), drawn(6, 40, seed=1)
 
 
 def test_every_score_can_be_named_and_its_name_is_its_own() -> None:
@@ -157,45 +152,52 @@ def test_bytes_count_frozen_evidence_and_derived_tensors() -> None:
     )
 
 
+def part_of(evidence: FactoryData, judge: FactoryData) -> Part:
+    fitted = Fitted.of(Ridge(), ResidualShift(), evidence)
+    return Part(fitted, evidence, judge, np.arange(len(judge.y)))
+
+
 def test_the_exporter_takes_the_best_that_fits_and_judges_no_other() -> None:
-    part = judged_part()
+    evidence, judge = judge_and_evidence()
     candidates = [make() for make in NOVELTY.values()]
-    best, marks = choose_novelty(candidates, part, None, 0)
+    best, marks = choose_novelty(candidates, part_of(evidence, judge), None, 0)
     assert marks[best.name] == max(marks.values()) and set(marks) == set(NOVELTY)
     limit = 4.0
-    small, fitting = choose_novelty(candidates, part, None, 0, novelty_kib=limit)
-    assert score_bytes(small, part.evidence.dims) <= 1024 * limit and fitting[small.name] == max(
+    small, fitting = choose_novelty(
+        candidates, part_of(evidence, judge), None, 0, novelty_kib=limit
+    )
+    assert score_bytes(small, evidence.dims) <= 1024 * limit and fitting[small.name] == max(
         fitting.values()
     )
     assert {
         name for name, mark in marks.items() if name in fitting and mark != fitting[name]
     } == set()
     assert set(fitting) == {
-        s.name for s in candidates if score_bytes(s, part.evidence.dims) <= 1024 * limit
+        s.name for s in candidates if score_bytes(s, evidence.dims) <= 1024 * limit
     }
 
 
 def test_of_equal_scores_the_smaller_one_is_taken() -> None:
-    part = judged_part()
+    evidence, judge = judge_and_evidence()
     wide = RelativeMahalanobis(columns=40)
     narrow = Renamed(RelativeMahalanobis(columns=8), "narrow")
     flat = [Flat(wide), Flat(narrow)]
-    assert choose_novelty(flat, part, None, 0)[0].name == "narrow"  # type: ignore[arg-type]
+    assert choose_novelty(flat, part_of(evidence, judge), None, 0)[0].name == "narrow"  # type: ignore[arg-type]
 
 
 def test_a_score_far_slower_than_the_others_is_left_out() -> None:
-    part = judged_part()
+    evidence, judge = judge_and_evidence()
     candidates = [Cosine(), RelativeMahalanobis(), Slow()]
-    chosen, marks = choose_novelty(candidates, part, None, 0, slowest=5.0)  # type: ignore[list-item]
+    chosen, marks = choose_novelty(candidates, part_of(evidence, judge), None, 0, slowest=5.0)  # type: ignore[list-item]
     assert "slow" not in marks and chosen.name != "slow"
 
 
 def test_a_limit_that_nothing_meets_names_the_smallest_score() -> None:
-    part = judged_part()
+    evidence, judge = judge_and_evidence()
     with pytest.raises(InputError, match=r"novelty_kib = 1; the smallest, 'rmds', takes \d"):
         choose_novelty(
             [NearestNeighbours(), RelativeMahalanobis()],
-            part,
+            part_of(evidence, judge),
             None,
             0,
             novelty_kib=1,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgeadapt.bundle._packing import packed, unpacked
+from edgeadapt.bundle._packed_forms import packed, unpacked
 from edgeadapt.bundle.packed_gram import mirrored
 from edgeadapt.bundle.packed_gram import unpacked as square_of
 from edgeadapt.device.numerics.linalg import NUMERICS

@@ -24,7 +24,7 @@ CLASSES = ("right", "down", "saddle")
 
 def images(count: int, seed: int, noise: float = 25.0) -> tuple[np.ndarray, np.ndarray]:
     """x (N, 12, 12) uint8, y (N,): a ramp to the right, a ramp downwards, a saddle; with noise. As
-    in ``tests/device/ramps.py``.
+    in ``tests/support/ramp_images.py``.
     """
     y = np.arange(count) % len(CLASSES)
     ramp = np.linspace(-1, 1, 12)

@@ -4,12 +4,12 @@ weights are folded to their size.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto, helper
+from ramp_images import PRECISE
 from test_precision_graphs import small
 
 from edgeadapt.bundle import read_bundle
@@ -20,13 +20,12 @@ from edgeadapt.host.precision.int8 import quantised
 pytest.importorskip(
     "tensorrt_rtx", reason="TensorRT for RTX is not installed: pip install 'edgeadapt[rtx]'"
 )
-GOLDEN = Path(__file__).parents[2] / "device" / "golden" / "precise.edge"
 
 
 @pytest.mark.parametrize("target", DEFAULT_TARGETS)
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_a_variant_builds(precision: Any, target: str) -> None:
-    bundle = read_bundle(GOLDEN)
+    bundle = read_bundle(PRECISE)
     spec = bundle.manifest.encoder(precision)
     assert spec is not None
     made = build(

@@ -15,6 +15,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from precise import images
+from ramp_images import PRECISE
 from torch.nn import functional
 
 from edgeadapt.bundle import Bundle, read_bundle
@@ -26,13 +27,12 @@ from edgeadapt.host.precision.layers import layers_of
 from edgeadapt.host.precision.ranges import Histogram, histograms, open_session
 from edgeadapt.host.precision.variants import extremes, relative_errors
 
-GOLDEN = Path(__file__).parents[2] / "device" / "golden" / "precise.edge"
 X = images(128, 3, noise=60.0)[0]
 
 
 @cache
 def bundle() -> Bundle:
-    return read_bundle(GOLDEN)
+    return read_bundle(PRECISE)
 
 
 @cache

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from precise import CLASSES, images
+from ramp_images import PRECISE
 
 import edgeadapt
 from edgeadapt import host
@@ -26,11 +27,9 @@ from edgeadapt.host.encoders.base import InputSpec
 from edgeadapt.host.methods.novelty import Cosine
 from edgeadapt.host.methods.residual_shift import ResidualShift
 from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.precision import Float32Encoder, make_variant
+from edgeadapt.host.precision import VariantContext, make_variant
 from edgeadapt.host.precision.variants import extremes, relative_errors
 from edgeadapt.runtime import Executable, GraphFile, Runtime, Tensors, open_runtime
-
-GOLDEN = Path(__file__).parents[2] / "device" / "golden" / "precise.edge"
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +37,9 @@ def runtime() -> Runtime:
     return open_runtime("onnxruntime")
 
 
-def float32_of(
+def context_of(
     bundle: Bundle, frozen: dict[str, np.ndarray], runtime: Runtime, noise: float = 60.0
-) -> Float32Encoder:
+) -> VariantContext:
     """Ridge on the golden encoder's features, or on those of an encoder with other weights."""
     spec = bundle.manifest.encoder()
     encode = runtime.load(GraphFile("base", bundle.graph(spec.file), frozen))
@@ -75,7 +74,7 @@ def float32_of(
         ("Precise",),
     )
     unseen = unseen_images(judge_x[:60], 0)
-    return Float32Encoder(
+    return VariantContext(
         base,
         frozen,
         bundle.manifest.input,
@@ -94,32 +93,39 @@ def float32_of(
 
 
 @pytest.fixture(scope="module")
-def float32(runtime: Runtime) -> Float32Encoder:
-    bundle = read_bundle(GOLDEN)
-    return float32_of(
+def context(runtime: Runtime) -> VariantContext:
+    bundle = read_bundle(PRECISE)
+    return context_of(
         bundle, {name: bundle.frozen[name] for name in bundle.manifest.encoder().frozen}, runtime
     )
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_thresholds_and_report_are_of_the_features_that_the_variant_makes(
-    float32: Float32Encoder, runtime: Runtime, precision: str
+    context: VariantContext, runtime: Runtime, precision: str
 ) -> None:
-    graph, spec = make_variant(precision, float32, 0.01)
-    z, taps = float32.features(
-        float32.judge_x, runtime.load(GraphFile("v", graph.graph.model, dict(float32.frozen)))
+    graph, spec = make_variant(precision, context, 0.01)
+    z, taps = context.features(
+        context.judge_x, runtime.load(GraphFile("v", graph.graph.model, dict(context.frozen)))
     )
-    part, judge = float32.part, float32.part.judge
-    fitted, y = part.fitted, judge.y
-    seen = calibrate.Part(fitted, part.evidence, replace(judge, z=z, taps=taps), np.arange(len(y)))
-    assert spec.shift == calibrate.shift_policy([seen], (0, 16), 0) != float32.shift
-    scores = fitted.novelty(float32.score, z, taps)
+    fitted, y = context.part.fitted, context.part.judge.y
+    seen = calibrate.Part(
+        fitted,
+        context.part.evidence,
+        replace(context.part.judge, z=z, taps=taps),
+        np.arange(len(y)),
+    )
+    assert spec.shift == calibrate.shift_policy([seen], (0, 16), 0) != context.shift
+    scores = fitted.novelty(context.score, z, taps)
     assert (
         spec.novelty.threshold == pytest.approx(float(np.quantile(scores, 0.95)))
-        and spec.novelty.threshold != float32.novelty.threshold
+        and spec.novelty.threshold != context.novelty.threshold
     )
-    slots, slots32 = fitted.logits(z).argmax(axis=1), fitted.logits(judge.z).argmax(axis=1)
-    report, errors = spec.report, relative_errors(z, judge.z)
+    slots, slots32 = (
+        fitted.logits(z).argmax(axis=1),
+        fitted.logits(context.part.judge.z).argmax(axis=1),
+    )
+    report, errors = spec.report, relative_errors(z, context.part.judge.z)
     assert (report.samples, report.accuracy, report.float32_accuracy) == (
         600,
         (slots == y).mean(),
@@ -136,10 +142,10 @@ def test_thresholds_and_report_are_of_the_features_that_the_variant_makes(
     )
     windows = calibrate.class_mix_windows(y, spec.shift.window, 200, np.random.default_rng(77))
     noisy = images(600, 9, noise=90.0)[0]
-    off, off_taps = float32.features(
-        noisy, runtime.load(GraphFile("v", graph.graph.model, dict(float32.frozen)))
+    off, off_taps = context.features(
+        noisy, runtime.load(GraphFile("v", graph.graph.model, dict(context.frozen)))
     )
-    shifted = replace(seen, judge=replace(judge, z=off, taps=off_taps))
+    shifted = replace(seen, judge=replace(context.part.judge, z=off, taps=off_taps))
     # it sees what is no clean window
     assert calibrate.false_alarms([shifted], spec.shift, 0) > 0.9 and len(windows["one"]) == 200
 
@@ -156,10 +162,10 @@ def fragile(frozen: dict[str, np.ndarray], factor: float) -> dict[str, np.ndarra
 
 
 def test_a_variant_that_costs_too_much_stops_the_export_with_figures_and_a_way_out(
-    float32: Float32Encoder, runtime: Runtime
+    context: VariantContext, runtime: Runtime
 ) -> None:
-    broken = float32_of(read_bundle(GOLDEN), fragile(dict(float32.frozen), 3000.0), runtime)
-    assert relative_errors(broken.part.judge.z, float32.part.judge.z).max() < 0.01
+    broken = context_of(read_bundle(PRECISE), fragile(dict(context.frozen), 3000.0), runtime)
+    assert relative_errors(broken.part.judge.z, context.part.judge.z).max() < 0.01
     with pytest.raises(
         CompileError,
         match=(
@@ -173,10 +179,10 @@ def test_a_variant_that_costs_too_much_stops_the_export_with_figures_and_a_way_o
 
 
 def test_a_margin_lets_a_variant_through_that_loses_less(
-    float32: Float32Encoder, runtime: Runtime
+    context: VariantContext, runtime: Runtime
 ) -> None:
-    worse = float32_of(
-        read_bundle(GOLDEN), fragile(dict(float32.frozen), 120.0), runtime, noise=110.0
+    worse = context_of(
+        read_bundle(PRECISE), fragile(dict(context.frozen), 120.0), runtime, noise=110.0
     )
     loss = make_variant("int8", worse, 1.0)[1].report
     lost = loss.float32_accuracy - loss.accuracy
@@ -186,9 +192,9 @@ def test_a_margin_lets_a_variant_through_that_loses_less(
     make_variant("int8", worse, lost + 0.001)
 
 
-def test_a_loss_that_chance_explains_is_no_reason(float32: Float32Encoder) -> None:
-    judge = float32.part.judge
-    few = replace(float32, part=replace(float32.part, judge=replace(judge, y=judge.y.copy())))
+def test_a_loss_that_chance_explains_is_no_reason(context: VariantContext) -> None:
+    part = context.part
+    few = replace(context, part=replace(part, judge=replace(part.judge, y=part.judge.y.copy())))
     # any loss is beyond this margin, but a few samples more or less are chance
     report = make_variant("int8", few, 0.0)[1].report
     assert report.agreement < 1.0

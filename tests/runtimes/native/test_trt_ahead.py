@@ -14,14 +14,14 @@ from typing import Any
 import fake_tensorrt
 import numpy as np
 import pytest
-from demo_day import story
-from edgeadapt_bench.datasets.mirror import samples
+from device_day import day_of_one_runtime
+from edgeadapt_bench.datasets.mirrored_domain import samples
 from edgeadapt_tensorrt import TensorRT
 from fake_tensorrt import VERSIONS
+from golden_files import GOLDEN
 from tiny_models import predict_graph
 
 from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.inference.prebuild import Result, build_ahead, lost, requests
 from edgeadapt.device.inference.program import Program
 from edgeadapt.device.learner import open as open_learner
@@ -30,15 +30,10 @@ from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import BundleError, RuntimeUnavailable
 from edgeadapt.runtime import BuildsAhead, GraphFile, open_runtime
 
-GROWING = Path(__file__).parents[2] / "device" / "golden" / "growing.edge"
+GROWING = GOLDEN / "growing.edge"
 NAMES = [f"graphs/{name}.onnx" for name in ("encode", "read", "learn", "adapt", "refold")] + [
     "graphs/encode.onnx, weights that change"
 ]
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return read_bundle(bundle_path())
 
 
 @pytest.fixture
@@ -74,7 +69,9 @@ def test_a_learner_on_a_bundle_that_was_built_ahead_builds_nothing(
     with open_learner(
         bundle, state=tmp_path / "state", runtime=runtime, budget=Budget(busy_fraction=1.0)
     ) as learner:
-        told = story(learner)  # learns, refreshes a correction, re-folds the encoder, rolls back
+        told = day_of_one_runtime(
+            learner
+        )  # learns, refreshes a correction, re-folds the encoder, rolls back
     assert told["domain"]
     assert runtime.compiler.build_count == 0 and trt.fake.builds == 6 and not runtime.notes
 

@@ -10,21 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from demo_day import batch_of, story
+from device_day import day_of_one_runtime, images
 from edgeadapt_onnxruntime import OnnxRuntime
 from edgeadapt_tensorrt import TensorRT
 from fake_tensorrt import VERSIONS
 
-from edgeadapt.bundle import Bundle, read_bundle
-from edgeadapt.demo.sample import CLASSES, bundle_path
+from edgeadapt.bundle import Bundle
+from edgeadapt.demo.sample import CLASSES
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.runtime import Runtime
-
-
-@pytest.fixture(scope="module")
-def bundle() -> Bundle:
-    return read_bundle(bundle_path())
 
 
 def ports_of(spec: Any, batch: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -82,12 +77,12 @@ def test_a_whole_learner_lives_on_it_as_on_onnx_runtime(
     for runtime in runtimes:
         state = tmp_path / runtime.name
         with open_learner(bundle, state=state, runtime=runtime, budget=budget) as learner:
-            told.append(story(learner))
+            told.append(day_of_one_runtime(learner))
             digests.append(learner.digest())
             assert set(learner.placement().values()) == {runtime.name}
         with open_learner(bundle, state=state, runtime=runtime, budget=budget) as learner:
             assert learner.digest() == digests[-1]
-            told[-1]["reopened"] = learner.predict(batch_of(40, CLASSES, 9)[0]).probs
+            told[-1]["reopened"] = learner.predict(images(40, CLASSES, 9)[0]).probs
     assert told[1]["domain"] and np.abs(told[1]["learned"][:, :6] - told[1]["before"]).max() > 0.05
     for name, value in told[0].items():
         np.testing.assert_allclose(told[1][name], value, atol=1e-4, err_msg=name)

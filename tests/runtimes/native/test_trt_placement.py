@@ -4,7 +4,6 @@ there, and what happens when it fails.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device_day import days
 from edgeadapt_onnxruntime import OnnxRuntime
 from edgeadapt_onnxruntime._executable import OnnxExecutable
+from placement_trials import settle
 
 from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.learner import Learner
-from edgeadapt.placement import Placing, Rules
+from edgeadapt.placement import PlacedRuntime, Rules
 from edgeadapt.runtime import open_runtime
-
-sys.path.append(str(Path(__file__).parents[2] / "placement"))  # stories, patience
 
 
 @pytest.fixture
@@ -42,9 +41,9 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def auto(trt: Any) -> Iterator[Placing]:
+def auto(trt: Any) -> Iterator[PlacedRuntime]:
     runtime = open_runtime("auto", rules=Rules(calls=2))
-    assert isinstance(runtime, Placing) and [place.name for place in runtime.places] == [
+    assert isinstance(runtime, PlacedRuntime) and [place.name for place in runtime.places] == [
         "onnxruntime",
         "tensorrt",
     ]
@@ -53,11 +52,8 @@ def auto(trt: Any) -> Iterator[Placing]:
 
 
 def test_a_learner_whose_graphs_move_to_tensorrt_is_the_learner_of_the_cpu(
-    auto: Placing, trt: Any, slow: Callable[..., None], tmp_path: Path
+    auto: PlacedRuntime, trt: Any, slow: Callable[..., None], tmp_path: Path
 ) -> None:
-    from patience import settle
-    from stories import days
-
     right, learned, _ = days(OnnxRuntime(), tmp_path / "cpu", lambda learner: None)
     slow(4.0, encoder_ms=40.0)
     moved: set[str] = set()
@@ -81,9 +77,9 @@ def test_a_learner_whose_graphs_move_to_tensorrt_is_the_learner_of_the_cpu(
 
 
 def test_a_gpu_that_fails_gives_the_call_back_to_the_cpu(
-    auto: Placing, device: Any, slow: Callable[..., None]
+    auto: PlacedRuntime, device: Any, slow: Callable[..., None]
 ) -> None:
-    from patience import drive
+    from placement_trials import drive
 
     bundle = read_bundle(bundle_path())
     spec = next(spec for spec in bundle.manifest.graphs if "encode" in spec.roles)
@@ -98,7 +94,7 @@ def test_a_gpu_that_fails_gives_the_call_back_to_the_cpu(
     assert auto.where(run) == "onnxruntime" and "DeviceError" in auto.report()["notes"][-1]
 
 
-def test_a_build_ends_with_the_trials(auto: Placing, trt: Any) -> None:
+def test_a_build_ends_with_the_trials(auto: PlacedRuntime, trt: Any) -> None:
     trt.fake.step_s = 0.5  # of seven
     bundle = read_bundle(bundle_path())
     spec = next(spec for spec in bundle.manifest.graphs if "encode" in spec.roles)

@@ -16,6 +16,7 @@ from edgeadapt_tensorrt._driver import Device
 from edgeadapt_tensorrt._engine import Compiler, Profile
 from edgeadapt_tensorrt._logger import listening
 from edgeadapt_tensorrt._store import Store
+from golden_files import GOLDEN
 from tiny_models import build
 
 from edgeadapt.bundle import read_bundle
@@ -61,7 +62,7 @@ def test_every_graph_of_the_demo_builds_and_so_does_the_encoder_with_weights_tha
 def test_every_precision_of_an_encoder_builds_and_the_float16_one_with_weights_that_change(
     compiler: Compiler,
 ) -> None:
-    bundle = read_bundle(Path(__file__).parents[2] / "device" / "golden" / "precise.edge")
+    bundle = read_bundle(GOLDEN / "precise.edge")
     refold = next(spec for spec in bundle.manifest.graphs if spec.file.endswith("refold.onnx"))
     for spec in bundle.manifest.graphs:
         if spec.precision != "float32":

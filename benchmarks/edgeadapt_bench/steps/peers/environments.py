@@ -20,6 +20,9 @@ from edgeadapt.errors import RuntimeUnavailable
 from edgeadapt_bench.harness.measure import ONE_THREAD, Say
 
 HERE = Path(__file__).parent
+PROTOCOL = HERE.parents[1] / "harness" / "child"
+"""Peers import its files by their own names."""
+
 _MADE = "made"
 _ASK_VERSION = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
 _PIP_SECONDS, _BUILD_SECONDS = 1800, 300
@@ -123,7 +126,7 @@ def python_of(environment: str, cache: Path, say: Say) -> Path:
     return python
 
 
-def build(peer: Peer, material: Path, cache: Path, say: Say) -> None:
+def build(peer: Peer, step_inputs: Path, cache: Path, say: Say) -> None:
     """Write what the peer's process loads into the folder of a material.
 
     Raises:
@@ -133,7 +136,7 @@ def build(peer: Peer, material: Path, cache: Path, say: Say) -> None:
         environment, script = peer.builder
         python = python_of(environment, cache, say)
         _run(
-            [str(python), str(HERE / script), str(material)],
+            [str(python), str(HERE / script), str(step_inputs)],
             _BUILD_SECONDS,
             f"{peer.name} cannot be built",
         )
@@ -203,15 +206,3 @@ def _run(arguments: list[str], seconds: int, failure: str) -> None:
         raise RuntimeUnavailable(
             f"{failure}: {(errors or lines or ['no message'])[-1].strip()[:300]}"
         )
-
-
-__all__ = [
-    "PEERS",
-    "PYTHONS",
-    "Peer",
-    "build",
-    "cache_folder",
-    "command",
-    "installed_bytes",
-    "python_of",
-]

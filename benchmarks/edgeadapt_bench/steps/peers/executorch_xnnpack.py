@@ -13,21 +13,22 @@ from executorch.extension.training import (
     _load_for_executorch_for_training_from_buffer,
     get_sgd_optimizer,
 )
-from step_protocol import Material, serve
+from job_server import serve
+from step_protocol import StepInputs, steps_of
 
 
 class ExecuTorch:
-    def __init__(self, material: Material) -> None:
+    def __init__(self, step_inputs: StepInputs) -> None:
         self.facts: dict[str, Any] = {
             "executorch": version("executorch"),
             "torch": torch.__version__,
         }
         # the module refers to these bytes and does not keep them alive
-        self.program = (material.folder / "executorch.pte").read_bytes()
-        self.settings = material.settings
+        self.program = (step_inputs.folder / "executorch.pte").read_bytes()
+        self.settings = step_inputs.settings
         self.inputs = [
-            tuple(map(torch.from_numpy, material.at(index).values()))
-            for index in range(material.count)
+            tuple(map(torch.from_numpy, step_inputs.at(index).values()))
+            for index in range(step_inputs.count)
         ]
         self.reset()
 
@@ -59,4 +60,4 @@ class ExecuTorch:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    serve(ExecuTorch)
+    serve(steps_of(ExecuTorch))

@@ -9,16 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from step_protocol import Material, serve
+from job_server import serve
+from step_protocol import StepInputs, steps_of
 
 Tree = dict[str, jax.Array]
 
 
 class Jax:
-    def __init__(self, material: Material) -> None:
+    def __init__(self, step_inputs: StepInputs) -> None:
         self.facts: dict[str, Any] = {"jax": jax.__version__}
-        self.material = material
-        eps, rate, beta = (material.settings[name] for name in ("eps", "learning_rate", "beta"))
+        self.step_inputs = step_inputs
+        eps, rate, beta = (step_inputs.settings[name] for name in ("eps", "learning_rate", "beta"))
 
         def loss(p: Tree, x: jax.Array, y: jax.Array) -> jax.Array:
             centred = x - x.mean(1, keepdims=True)
@@ -41,13 +42,13 @@ class Jax:
             return {name: p[name] - rate * v[name] for name in p}, v, value
 
         self.run = jax.jit(step, donate_argnums=(0, 1))
-        self.inputs = [material.at(index) for index in range(material.count)]
+        self.inputs = [step_inputs.at(index) for index in range(step_inputs.count)]
         for given in self.inputs:
             given["y"] = given["y"].astype(np.int32)  # JAX has no 64-bit integers unless asked
         self.reset()
 
     def reset(self) -> None:
-        self.p = {name: jnp.array(value) for name, value in self.material.start.items()}
+        self.p = {name: jnp.array(value) for name, value in self.step_inputs.start.items()}
         self.v = {name: jnp.zeros_like(value) for name, value in self.p.items()}
 
     def step(self, index: int) -> float:
@@ -60,4 +61,4 @@ class Jax:
 
 
 if __name__ == "__main__":
-    serve(Jax)
+    serve(steps_of(Jax))

@@ -9,22 +9,23 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
-from step_protocol import Material, serve
+from job_server import serve
+from step_protocol import StepInputs, steps_of
 
 
 class LiteRt:
-    def __init__(self, material: Material) -> None:
+    def __init__(self, step_inputs: StepInputs) -> None:
         self.facts: dict[str, Any] = {"ai-edge-litert": version("ai-edge-litert")}
-        self.start = {name.replace(".", "_"): value for name, value in material.start.items()}
-        self.names = {name.replace(".", "_"): name for name in material.start}
+        self.start = {name.replace(".", "_"): value for name, value in step_inputs.start.items()}
+        self.names = {name.replace(".", "_"): name for name in step_inputs.start}
         self.interpreter = Interpreter(
-            model_path=str(material.folder / "litert.tflite"), num_threads=1
+            model_path=str(step_inputs.folder / "litert.tflite"), num_threads=1
         )
         self.interpreter.allocate_tensors()
         self.train, self.restore, self.save = (
             self.interpreter.get_signature_runner(name) for name in ("train", "restore", "save")
         )
-        self.inputs = [material.at(index) for index in range(material.count)]
+        self.inputs = [step_inputs.at(index) for index in range(step_inputs.count)]
         for given in self.inputs:
             given["y"] = given["y"].astype(np.int32)
         self.reset()
@@ -40,4 +41,4 @@ class LiteRt:
 
 
 if __name__ == "__main__":
-    serve(LiteRt)
+    serve(steps_of(LiteRt))

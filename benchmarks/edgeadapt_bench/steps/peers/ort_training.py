@@ -13,7 +13,8 @@ from typing import Any
 import _ort_training_package  # noqa: F401
 import numpy as np
 import onnxruntime
-from step_protocol import Material, serve
+from job_server import serve
+from step_protocol import StepInputs, steps_of
 
 
 def options() -> onnxruntime.SessionOptions:
@@ -26,25 +27,25 @@ def options() -> onnxruntime.SessionOptions:
 class Momentum:
     """Two sets of state, bound in turn: one is read while the other is written."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, step_inputs: StepInputs) -> None:
         self.facts: dict[str, Any] = {"onnxruntime": onnxruntime.__version__}
-        self.material = material
+        self.step_inputs = step_inputs
         self.session = onnxruntime.InferenceSession(
-            str(material.folder / "ort_momentum.onnx"),
+            str(step_inputs.folder / "ort_momentum.onnx"),
             options(),
             providers=["CPUExecutionProvider"],
         )
         self.inputs = [
             {
                 name: onnxruntime.OrtValue.ortvalue_from_numpy(value)
-                for name, value in material.at(index).items()
+                for name, value in step_inputs.at(index).items()
             }
-            for index in range(material.count)
+            for index in range(step_inputs.count)
         ]
         velocity = {
-            f"velocity.{name}": np.zeros_like(value) for name, value in material.start.items()
+            f"velocity.{name}": np.zeros_like(value) for name, value in step_inputs.start.items()
         }
-        self.start = {**material.start, **velocity}
+        self.start = {**step_inputs.start, **velocity}
         self.loss = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((), np.float32))
         self.reset()
 
@@ -76,18 +77,18 @@ class Momentum:
 
     def parameters(self) -> dict[str, np.ndarray]:
         held = self.sets[self.taken % 2]
-        return {name: held[name].numpy().copy() for name in self.material.start}
+        return {name: held[name].numpy().copy() for name in self.step_inputs.start}
 
 
 class Plain:
     """Train step, optimiser step, reset of the gradients: as its documentation has it."""
 
-    def __init__(self, material: Material) -> None:
+    def __init__(self, step_inputs: StepInputs) -> None:
         from onnxruntime.training.api import CheckpointState, Module, Optimizer
 
         self.facts: dict[str, Any] = {"onnxruntime": onnxruntime.__version__}
-        self.material = material
-        folder = material.folder
+        self.step_inputs = step_inputs
+        folder = step_inputs.folder
         self.state = CheckpointState.load_checkpoint(str(folder / "ort_checkpoint"))
         self.module = Module(
             str(folder / "ort_training_model.onnx"),
@@ -96,12 +97,12 @@ class Plain:
             session_options=options(),
         )
         self.optimiser = Optimizer(str(folder / "ort_optimizer_model.onnx"), self.module)
-        self.optimiser.set_learning_rate(material.settings["learning_rate"])
-        self.inputs = [list(material.at(index).values()) for index in range(material.count)]
+        self.optimiser.set_learning_rate(step_inputs.settings["learning_rate"])
+        self.inputs = [list(step_inputs.at(index).values()) for index in range(step_inputs.count)]
         self.module.train()
 
     def reset(self) -> None:
-        for name, value in self.material.start.items():
+        for name, value in self.step_inputs.start.items():
             self.state.parameters[name].data = value
         self.module.lazy_reset_grad()
 
@@ -112,8 +113,8 @@ class Plain:
         return float(loss)
 
     def parameters(self) -> dict[str, np.ndarray]:
-        return {name: self.state.parameters[name].data.copy() for name in self.material.start}
+        return {name: self.state.parameters[name].data.copy() for name in self.step_inputs.start}
 
 
 if __name__ == "__main__":
-    serve({"momentum": Momentum, "plain": Plain}[sys.argv[1]])
+    serve(steps_of({"momentum": Momentum, "plain": Plain}[sys.argv[1]]))

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 if TYPE_CHECKING:
-    from edgeadapt.daemon.http.routes import Served
+    from edgeadapt.daemon.operations import Operations
 
 _MEDIA = {
     "html": "text/html; charset=utf-8",
@@ -60,14 +60,13 @@ _HEADERS = {
 }
 
 
-def routes(served: Served) -> list[Route]:
-    """One for each file, counted by the metrics of ``served`` as ``/`` and ``/page``."""
-    return [
-        Route(path, _endpoint(served, path, name), methods=["GET"]) for path, name in _FILES.items()
-    ]
+def routes(operations: Operations) -> list[Route]:
+    """One for each file, counted by the metrics of ``operations`` as ``/`` and ``/page``."""
+    return [Route(path, _endpoint(operations, path), methods=["GET"]) for path in _FILES]
 
 
-def _endpoint(served: Served, path: str, name: str) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(operations: Operations, path: str) -> Callable[[Request], Awaitable[Response]]:
+    name = _FILES[path]
     body = (files(__name__) / name).read_bytes()
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     headers = _HEADERS | {"etag": tag}
@@ -84,8 +83,8 @@ def _endpoint(served: Served, path: str, name: str) -> Callable[[Request], Await
             if is_known
             else Response(body, 200, headers, media)
         )
-        if served.metrics is not None:
-            served.metrics.requested(
+        if operations.metrics is not None:
+            operations.metrics.requested(
                 "/" if path == "/" else "/page", response.status_code, time.monotonic() - started
             )
         return response

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgeadapt.daemon.config import schema as sections
+from edgeadapt.daemon.config import stream_sections as sections
+from edgeadapt.daemon.config.stream_sections import kind_of
 from edgeadapt.daemon.io.sinks.jsonl import JsonLines
 from edgeadapt.daemon.io.sinks.mqtt import MqttEvents
 from edgeadapt.daemon.messages import Sink
@@ -20,7 +21,7 @@ def open_sink(settings: sections.AnySink) -> Sink:
     if isinstance(settings, sections.MqttSink):
         return MqttEvents(settings)
     raise InputError(
-        f"sink {settings.name!r}: no sink of kind {sections.kind_of(settings)!r} is offered here"
+        f"sink {settings.name!r}: no sink of kind {kind_of(settings)!r} is offered here"
     )
 
 

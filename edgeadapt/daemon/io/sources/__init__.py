@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.daemon.config import schema as sections
+from edgeadapt.daemon.config import stream_sections as sections
+from edgeadapt.daemon.config.stream_sections import kind_of
 from edgeadapt.daemon.io.folder_ledger import Taken
 from edgeadapt.daemon.io.sources.folder import FolderWatch
 from edgeadapt.daemon.io.sources.image_sequence import ImageSequence
@@ -37,48 +38,19 @@ def open_source(
         InputError: this kind brings nothing that the bundle takes, or is not offered here.
     """
     if isinstance(settings, sections.FolderSource):
-        return FolderWatch(
-            settings.name,
-            settings.stream,
-            settings.path,
-            spec,
-            settings.pattern,
-            settings.label_from,
-            taken=taken,
-            is_skipping=settings.existing == "skip",
-        )
+        return FolderWatch(settings, spec, taken=taken)
     if isinstance(settings, sections.SequenceSource):
-        return ImageSequence(
-            settings.name, settings.stream, settings.path, spec, settings.rate_hz, settings.pattern
-        )
+        return ImageSequence(settings, spec)
     if isinstance(settings, sections.NpzSource):
-        return ArrayReplay(
-            settings.name,
-            settings.stream,
-            settings.path,
-            spec,
-            settings.rate_hz,
-            is_looped=settings.loop,
-            has_labels=settings.labels,
-            classes=classes,
-        )
+        return ArrayReplay(settings, spec, classes)
     if isinstance(settings, sections.SensorSource):
-        return SensorWindows(
-            settings.name,
-            settings.stream,
-            settings.path,
-            spec,
-            settings.window,
-            settings.hop or settings.window,
-            settings.rate_hz,
-        )
+        return SensorWindows(settings, spec)
     if isinstance(settings, sections.VideoSource):
         return VideoFrames(settings, spec)
     if isinstance(settings, sections.MqttSource):
         return MqttMessages(settings, spec)
     raise InputError(
-        f"source {settings.name!r}: no source of kind {sections.kind_of(settings)!r} is offered"
-        " here"
+        f"source {settings.name!r}: no source of kind {kind_of(settings)!r} is offered here"
     )
 
 

@@ -12,10 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 from edgeadapt._sample_files import is_image
 from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.daemon.config.stream_sections import FolderSource
 from edgeadapt.daemon.decoding.picture_reader import read_picture
 from edgeadapt.daemon.io.folder_ledger import Stamp, Taken
 from edgeadapt.daemon.io.sources.image_input import require_frames
@@ -36,36 +36,31 @@ class FolderWatch:
     refuses is offered again.
 
     Args:
-        pattern: shell pattern of the file's own name.
-        label_from: ``parent``: the folder it lies in is its label, at the top it has none.
+        settings: with ``label_from = "parent"`` a file at the top has no label; with ``existing =
+            "skip"`` what the first scan finds is not taken.
         scan_s: between two scans; longer if a scan takes long.
         most: files that are remembered. While more than that lie in the folder, no new ones are
             taken.
         taken: files that were taken before this process, which are not taken again; a file is added
             once it was answered. None: what is there at the start is taken.
-        is_skipping: what the first scan finds is not taken.
     """
 
     def __init__(
         self,
-        name: str,
-        stream: str,
-        path: Path,
+        settings: FolderSource,
         spec: InputSpec,
-        pattern: str = "*",
-        label_from: Literal["none", "parent"] = "none",
         *,
         scan_s: float = 1.0,
         most: int = 100_000,
         taken: Taken | None = None,
-        is_skipping: bool = False,
     ) -> None:
-        require_frames(name, spec)
-        self.name, self.stream, self.path = name, stream, path
+        require_frames(settings.name, spec)
+        self.name, self.stream, self.path = settings.name, settings.stream, settings.path
         self.unreadable = 0
-        self._spec, self._pattern, self._has_labels = spec, pattern, label_from == "parent"
+        self._spec, self._pattern = spec, settings.pattern
+        self._has_labels = settings.label_from == "parent"
         self._scan_s, self._most = scan_s, most
-        self._before, self._is_skipping = taken, is_skipping
+        self._before, self._is_skipping = taken, settings.existing == "skip"
         self._taken: dict[str, Stamp] = {}
         self._changing: dict[str, Stamp] = {}
         self._is_overfull = False
@@ -112,7 +107,7 @@ class FolderWatch:
             self._taken, self._is_skipping = present, False
             return []
         if present is not None:
-            self._let_go(present)
+            self._forget_gone(present)
         finished = [
             (file, stamp) for file, stamp in changing.items() if self._changing.get(file) == stamp
         ]
@@ -124,7 +119,7 @@ class FolderWatch:
             self._before is not None and len(self._before) >= self._most
         )
 
-    def _let_go(self, present: dict[str, Stamp]) -> None:
+    def _forget_gone(self, present: dict[str, Stamp]) -> None:
         """Of files that are gone; an empty folder may be one that is not mounted yet."""
         self._taken = {file: stamp for file, stamp in self._taken.items() if file in present}
         if self._before is not None and present:

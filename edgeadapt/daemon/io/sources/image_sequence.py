@@ -9,9 +9,10 @@ from pathlib import Path
 
 from edgeadapt._sample_files import IMAGES, check_regular, is_image
 from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.daemon.config.stream_sections import SequenceSource
 from edgeadapt.daemon.decoding.picture_reader import read_picture
 from edgeadapt.daemon.io.sources.image_input import require_frames
-from edgeadapt.daemon.io.sources.rate_timer import Beat
+from edgeadapt.daemon.io.sources.rate_timer import RateTimer
 from edgeadapt.daemon.messages import Arrival, Deliver
 from edgeadapt.errors import InputError
 
@@ -21,24 +22,13 @@ log = logging.getLogger("edgeadapt.daemon")
 class ImageSequence:
     """The first image comes at once, the others 1 / rate_hz s apart. One that cannot be read is
     logged, counted and skipped.
-
-    Args:
-        pattern: shell pattern of the file's name. rate_hz: images a second.
     """
 
-    def __init__(
-        self,
-        name: str,
-        stream: str,
-        path: Path,
-        spec: InputSpec,
-        rate_hz: float,
-        pattern: str = "*",
-    ) -> None:
-        require_frames(name, spec)
-        self.name, self.stream, self.path = name, stream, path
+    def __init__(self, settings: SequenceSource, spec: InputSpec) -> None:
+        require_frames(settings.name, spec)
+        self.name, self.stream, self.path = settings.name, settings.stream, settings.path
         self.unreadable = 0
-        self._spec, self._rate_hz, self._pattern = spec, rate_hz, pattern
+        self._spec, self._rate_hz, self._pattern = spec, settings.rate_hz, settings.pattern
         self._files: list[Path] = []
         self._next = 0
 
@@ -53,7 +43,7 @@ class ImageSequence:
             InputError: the folder cannot be read, or holds no such image.
         """
         self._files = self._files or self._found()
-        beat = Beat(self._rate_hz, stop)
+        timer = RateTimer(self._rate_hz, stop)
         while self._next < len(self._files) and not stop.is_set():
             file = self._files[self._next]
             try:
@@ -66,7 +56,7 @@ class ImageSequence:
             else:
                 deliver(Arrival(self.stream, self.name, x, name=file.name))
             self._next += 1
-            if self._next < len(self._files) and not beat.wait():
+            if self._next < len(self._files) and not timer.wait():
                 return
 
     def _found(self) -> list[Path]:

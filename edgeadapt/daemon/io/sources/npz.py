@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 from edgeadapt._prepare import prepare
 from edgeadapt._sample_files import read_samples
 from edgeadapt.bundle.schema import InputSpec
+from edgeadapt.daemon.config.stream_sections import NpzSource
 from edgeadapt.daemon.io.sources.image_input import takes_frames
-from edgeadapt.daemon.io.sources.rate_timer import Beat
+from edgeadapt.daemon.io.sources.rate_timer import RateTimer
 from edgeadapt.daemon.messages import Arrival, Deliver
 from edgeadapt.errors import InputError
 
@@ -25,27 +25,13 @@ class ArrayReplay:
     Where the bundle takes features, a row is ``z``.
 
     Args:
-        rate_hz: rows a second.
-        is_looped: begin again at the end.
-        has_labels: ``y`` are labels, and come with their samples; else ``y`` is not looked at.
         classes: names of the ids that ``y`` may hold.
     """
 
-    def __init__(
-        self,
-        name: str,
-        stream: str,
-        path: Path,
-        spec: InputSpec,
-        rate_hz: float,
-        *,
-        is_looped: bool = False,
-        has_labels: bool = False,
-        classes: Sequence[str] = (),
-    ) -> None:
-        self.name, self.stream, self.path = name, stream, path
-        self._spec, self._rate_hz, self._is_looped = spec, rate_hz, is_looped
-        self._has_labels, self._classes = has_labels, classes
+    def __init__(self, settings: NpzSource, spec: InputSpec, classes: Sequence[str] = ()) -> None:
+        self.name, self.stream, self.path = settings.name, settings.stream, settings.path
+        self._spec, self._rate_hz, self._is_looped = spec, settings.rate_hz, settings.loop
+        self._has_labels, self._classes = settings.labels, classes
         self._next = 0
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
@@ -55,7 +41,7 @@ class ArrayReplay:
             InputError: the file cannot be read, or does not fit the bundle.
         """
         x, y = self._read()
-        beat = Beat(self._rate_hz, stop)
+        timer = RateTimer(self._rate_hz, stop)
         while not stop.is_set() and (self._is_looped or self._next < len(x)):
             turn, row = divmod(self._next, len(x))
             deliver(
@@ -64,7 +50,7 @@ class ArrayReplay:
                 )
             )
             self._next += 1
-            if (self._is_looped or self._next < len(x)) and not beat.wait():
+            if (self._is_looped or self._next < len(x)) and not timer.wait():
                 return
 
     def _arrival(self, row: NDArray[Any], label: str | None, name: str) -> Arrival:

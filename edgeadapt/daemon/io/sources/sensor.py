@@ -6,13 +6,13 @@ window_k = signal[k hop : k hop + window],   due (k hop + window) / rate_hz s af
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import InputSpec
-from edgeadapt.daemon.io.sources.rate_timer import Beat
+from edgeadapt.daemon.config.stream_sections import SensorSource
+from edgeadapt.daemon.io.sources.rate_timer import RateTimer
 from edgeadapt.daemon.io.sources.signal_file import read_signal
 from edgeadapt.daemon.messages import Arrival, Deliver
 from edgeadapt.errors import InputError
@@ -22,34 +22,24 @@ class SensorWindows:
     """Windows are called by the reading they begin with: ``0``, ``hop``, ``2 hop``, ... Readings at
     the end that fill no window are left.
 
-    Args:
-        window, hop: readings. rate_hz: readings a second.
-
     Raises:
         InputError: the bundle takes something else than signals or vectors of that length.
     """
 
-    def __init__(
-        self,
-        name: str,
-        stream: str,
-        path: Path,
-        spec: InputSpec,
-        window: int,
-        hop: int,
-        rate_hz: float,
-    ) -> None:
-        self.name, self.stream, self.path = name, stream, path
+    def __init__(self, settings: SensorSource, spec: InputSpec) -> None:
+        self.name, self.stream, self.path = settings.name, settings.stream, settings.path
+        window = settings.window
         if (
             spec.layout != "NC"
             or spec.dtype != "float32"
             or (window not in spec.shape and window != 1)
         ):
             raise InputError(
-                f"source {name!r} brings windows of {window} readings, and the bundle takes"
+                f"source {self.name!r} brings windows of {window} readings, and the bundle takes"
                 f" {spec.dtype} {spec.layout} of shape {spec.shape}"
             )
-        self._spec, self._window, self._hop, self._rate_hz = spec, window, hop, rate_hz
+        self._spec, self._window, self._hop = spec, window, settings.hop or window
+        self._rate_hz = settings.rate_hz
         self._next = 0
 
     def run(self, deliver: Deliver, stop: threading.Event) -> None:
@@ -62,9 +52,9 @@ class SensorWindows:
         if stop.is_set():
             return
         self._shaped(signal[: self._window])
-        beat, ahead = Beat(self._rate_hz, stop), self._window
+        timer, ahead = RateTimer(self._rate_hz, stop), self._window
         while self._next + self._window <= len(signal):
-            if not beat.wait(ahead):
+            if not timer.wait(ahead):
                 return
             x = self._shaped(signal[self._next : self._next + self._window])
             deliver(Arrival(self.stream, self.name, x, name=str(self._next)))

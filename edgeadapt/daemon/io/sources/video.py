@@ -23,7 +23,7 @@ from edgeadapt._prepare import prepare
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.daemon.config.schema import VideoSource
 from edgeadapt.daemon.io.sources.image_input import require_frames
-from edgeadapt.daemon.io.sources.rate_timer import Beat
+from edgeadapt.daemon.io.sources.rate_timer import RateTimer
 from edgeadapt.daemon.io.sources.video_readers import (
     LAUNCH,
     Capture,
@@ -145,7 +145,7 @@ class VideoFrames:
     def _play_from(
         self, capture: Capture, file: Path, deliver: Deliver, stop: threading.Event
     ) -> None:
-        beat = Beat(capture.rate_hz, stop) if self._is_real_time else None
+        timer = RateTimer(capture.rate_hz, stop) if self._is_real_time else None
         ahead, number, is_first = _Ahead(_FILE_AHEAD), 0, True
         while not stop.is_set():
             is_wanted = number >= self._next and number % self._settings.every == 0
@@ -154,8 +154,8 @@ class VideoFrames:
             except ConnectionError:
                 break
             if frame is not None:
-                if beat is not None:
-                    if not is_first and not beat.wait(self._settings.every):
+                if timer is not None:
+                    if not is_first and not timer.wait(self._settings.every):
                         return
                 elif not ahead.waits(stop):
                     return
