@@ -11,7 +11,7 @@ from edgeadapt import host
 from edgeadapt.errors import InputError, UnknownClassError
 from edgeadapt.host.data.class_numbers import class_names, class_numbers
 from edgeadapt.host.data.images import ImageData, load_npz
-from edgeadapt.host.exporting.encoded import Calibration
+from edgeadapt.host.exporting.samples import Samples
 
 NAMES = ["ok", "scratch", "dent"]
 
@@ -65,18 +65,18 @@ def test_an_export_takes_names_as_their_numbers(
 ) -> None:
     met: list[tuple[tuple[str, ...], list[int]]] = []
 
-    class Stopped(Exception):
-        """Where the arguments have been taken."""
+    class Taken(Exception):
+        """Stops where the arguments have been taken."""
 
-    def stop(encoder: object, data: Calibration, *more: object) -> None:
-        met.append((data.classes, data.y.tolist()))
-        raise Stopped
+    def encode(source: object, samples: Samples, *more: object) -> None:
+        met.append((samples.classes, samples.y.tolist()))
+        raise Taken
 
-    monkeypatch.setattr("edgeadapt.host.exporting.export.encode", stop)
+    monkeypatch.setattr("edgeadapt.host.exporting.export.encode", encode)
     x, y = np.zeros((20, 8), np.float32), 5 * ["ok", "scratch", "ok", "dent"]
-    for names in ((), (NAMES,)):
-        with pytest.raises(Stopped):
-            host.export(tmp_path / "a.edge", host.Identity(8), (x, y), *names)
+    for classes in (None, NAMES):
+        with pytest.raises(Taken):
+            host.export(tmp_path / "a.edge", host.Identity(8), (x, y), classes)
     assert met == [
         (("dent", "ok", "scratch"), 5 * [1, 2, 1, 0]),
         (("ok", "scratch", "dent"), 5 * [0, 1, 0, 2]),

@@ -21,7 +21,7 @@ from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.cli import main
 from edgeadapt.device.adaptation import corrections
 from edgeadapt.errors import InputError
-from edgeadapt.host.assembly import composition
+from edgeadapt.host.assembly import examples
 from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.exporting import stressed
 from edgeadapt.host.methods import adaptations
@@ -535,7 +535,7 @@ def test_an_export_runs_the_short_card_and_compiles_each_graph_once(
         kinds.append(kind)
         return verdict(table(), long(), kind=kind)
 
-    monkeypatch.setattr(composition, "compile_graph", recorded)
+    monkeypatch.setattr(examples, "compile_graph", recorded)
     monkeypatch.setattr(stressed, "stress_card", carded)
     calibration, names = blobs(60, 1), ["a", "b", "c"]
     chosen: dict[str, Any] = {"random_features": 0, "novelty": "cosine", "class_slots": 8}

@@ -1,5 +1,5 @@
-"""One adaptor of a bundle's family as three graphs: what a condition that grew it reads through, a
-step of its training, what the search sees.
+"""One adaptor of a bundle's family as three graphs: what a condition that trained it reads through,
+a step of its training, what the search reads.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from edgeadapt.errors import CompileError
-from edgeadapt.host.compile import CompiledGraph, compile_graph
+from edgeadapt.host.assembly.examples import Examples, Ports
+from edgeadapt.host.compile import CompiledGraph
 from edgeadapt.host.compile.behaviour import LEARNING_STEPS
 from edgeadapt.host.compile.cases import draw, separable
 from edgeadapt.host.contracts import Adapts
 
-Ports = dict[str, Tensor]
 _RATES = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 _BATCH = 8
 
@@ -36,25 +36,22 @@ def compile_adaptor(
     adaptor: Adapts,
     read: Callable[[Ports, Ports, Adapts], tuple[Ports, Ports]],
     predict: Callable[[Mapping[str, Tensor], Tensor], Tensor],
-    features: Callable[[torch.Generator, int], Ports],
-    tensors: Ports,
-    frozen: tuple[str, ...],
-    classes: int,
+    examples: Examples,
 ) -> AdaptorGraphs:
     """Compile and check the graphs of one adaptor.
 
     Args:
         read: correction, adaptor, head and scores.
         predict: the head, which training goes through and leaves as it is.
-        features: makes examples of the ports ``z`` and, where there are any, ``taps``.
-        classes: how many slots labels are drawn from.
+        examples: values of every tensor, the adaptor's included.
     """
+    name = adaptor.name
 
     def embedded(generator: torch.Generator, batch: int) -> Ports:
-        return {"z": features(generator, batch)["z"]}
+        return {"z": examples.features(generator, batch)["z"]}
 
     def labelled(generator: torch.Generator, batch: int) -> Ports:
-        y = torch.randint(0, classes, (batch,), generator=generator)
+        y = examples.labels(generator, batch)
         return {
             **embedded(generator, batch),
             "y": y,
@@ -66,26 +63,17 @@ def compile_adaptor(
             t, ports["z"], ports["y"], ports["sample_weight"], ports["learning_rate"], predict
         )
 
-    rate = _rate_that_learns(step, labelled, tensors, adaptor.name)
-    name = adaptor.name
+    rate = _rate_that_learns(step, labelled, examples.tensors, name)
     return AdaptorGraphs(
-        read=compile_graph(
-            f"read_{name}", lambda p, t: read(p, t, adaptor), features, tensors, frozen=frozen
-        ),
-        fit=compile_graph(
+        read=examples.compile(f"read_{name}", lambda p, t: read(p, t, adaptor), examples.features),
+        fit=examples.compile(
             f"fit_{name}",
             step,
             lambda g, b: {**labelled(g, b), "learning_rate": rate},
-            tensors,
-            frozen=frozen,
             is_step=True,
         ),
-        probe=compile_graph(
-            f"probe_{name}",
-            lambda p, t: ({"hidden": adaptor.probe(t, p["z"])}, {}),
-            embedded,
-            tensors,
-            frozen=frozen,
+        probe=examples.compile(
+            f"probe_{name}", lambda p, t: ({"hidden": adaptor.probe(t, p["z"])}, {}), embedded
         ),
     )
 

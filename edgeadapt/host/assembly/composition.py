@@ -7,15 +7,16 @@ counts; the same file answers all four roles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from edgeadapt.bundle.schema import AdaptPolicy, NumericSpec, Precision, TensorSpec
+from edgeadapt.bundle.schema import NumericSpec, Precision, TensorSpec
 from edgeadapt.host.assembly.adaptor_graphs import compile_adaptor
+from edgeadapt.host.assembly.examples import Examples, Ports
 from edgeadapt.host.compile import CompiledGraph, compile_graph
 from edgeadapt.host.contracts import (
     Adapts,
@@ -32,6 +33,7 @@ from edgeadapt.host.contracts import (
     Scores,
     class_moment,
 )
+from edgeadapt.host.contracts import frozen as frozen_spec
 from edgeadapt.host.encoders.base import Encoder, example_input
 from edgeadapt.host.encoders.dispatch import Identity
 from edgeadapt.host.encoders.torch_module import ModuleEncoder
@@ -40,7 +42,6 @@ from edgeadapt.host.methods.nearest_mean import NearestMean
 from edgeadapt.host.methods.projected_means import KeepsMeans
 from edgeadapt.host.methods.residual_shift import ResidualShift
 
-Ports = dict[str, Tensor]
 _FEW = 4  # inputs of a compiler's check that runs an encoder: the cases count, not their size
 _READ_ROLES = ("correct", "predict", "novelty", "shift")
 
@@ -72,15 +73,29 @@ def compile_encoder(encoder: Encoder) -> RoleGraph | None:
     return RoleGraph(graph, ("encode",), (encoder.name,))
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Declared tensors of a bundle, and values of those that have one before anything is learned.
+
+    Attributes:
+        specs: every tensor by name.
+        frozen, factory: values of the frozen tensors, and of the others.
+    """
+
+    specs: dict[str, TensorSpec]
+    frozen: Arrays
+    factory: Arrays
+
+
+@dataclass(frozen=True, eq=False)
 class Composition:
     """The methods of one bundle.
 
     Attributes:
         head, score, sense: roles predict and learn, novelty, shift.
-        features, constants: the label-free method, at most one of them: it corrects features and
-            answers, or constants of the encoder.
-        adaptors: the family that a condition may grow one of.
+        label_free: the method without labels, if there is one: it corrects features and answers, or
+            changes constants of the encoder.
+        adaptors: the family that a condition may train one of.
         smoother: role smooth, if the bundle has it.
     """
 
@@ -88,52 +103,23 @@ class Composition:
     head: Head
     score: Scores
     sense: ResidualShift
-    features: AdaptsFeatures | None = None
-    constants: AdaptsEncoder | None = None
+    label_free: AdaptsFeatures | AdaptsEncoder | None = None
     adaptors: tuple[Adapts, ...] = ()
     smoother: Lame | None = None
-    specs: dict[str, TensorSpec] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        encoder: Encoder,
-        head: Head,
-        score: Scores,
-        sense: ResidualShift,
-        method: AdaptsEncoder | AdaptsFeatures | None,
-        adaptors: Sequence[Adapts] = (),
-        smoother: Lame | None = None,
-    ) -> Composition:
-        """``method``: the label-free one."""
-        if hasattr(method, "refold"):
-            return cls(encoder, head, score, sense, None, method, tuple(adaptors), smoother)
-        return cls(encoder, head, score, sense, method, None, tuple(adaptors), smoother)
-
-    @property
-    def steps(self) -> int:
-        """Calls of the label-free method per refresh."""
-        return int(getattr(self.constants or self.features, "steps", 1))
-
-    @property
-    def home(self) -> float:
-        """How near to the classes the label-free method must bring inputs, as a share of where they
-        are: ``AdaptPolicy.home``.
+    def declared(self, name: str, default: Any) -> Any:
+        """What the label-free method says of itself: ``steps``, ``home``, ``can_shrink``,
+        ``preserves_space``; see ``contracts.AdaptsEncoder``.
         """
-        return float(getattr(self.constants or self.features, "home", AdaptPolicy().home))
-
-    @property
-    def can_shrink(self) -> bool:
-        """The label-free method has milder forms: ``AdaptPolicy.strength``."""
-        return bool(getattr(self.constants or self.features, "can_shrink", False))
+        return getattr(self.label_free, name, default)
 
     @property
     def numerics(self) -> tuple[NumericSpec, ...]:
         own = self.score.numerics() if isinstance(self.score, Derives) else []
         return (*self.head.numerics(), *self.sense.numerics(), *own)
 
-    def values(self, data: FactoryData, extra: Arrays) -> tuple[Arrays, Arrays]:
-        """Frozen and factory values of every tensor; fills ``specs``.
+    def weights(self, data: FactoryData, extra: Arrays) -> Weights:
+        """Every tensor, and its frozen or factory value.
 
         Args:
             data: factory evidence. extra: frozen tensors that no method declares (signature space).
@@ -142,14 +128,14 @@ class Composition:
             name: value.numpy() for name, value in self.encoder.frozen.items()
         } | extra
         factory: Arrays = {}
-        if self.constants is not None:
-            frozen |= {name: value.numpy() for name, value in self.constants.frozen.items()}
+        specs: dict[str, TensorSpec] = {}
+        if isinstance(self.label_free, AdaptsEncoder):
+            frozen |= {name: value.numpy() for name, value in self.label_free.frozen.items()}
         for method in (
             self.head,
             self.sense,
             self.score,
-            self.features,
-            self.constants,
+            self.label_free,
             self.smoother,
             *self.adaptors,
         ):
@@ -157,26 +143,17 @@ class Composition:
                 continue
             values = method.factory(data)
             for spec in method.tensors(data.dims):
-                self.specs[spec.name] = spec
+                specs[spec.name] = spec
                 starts_at_zero = spec.kind == "parameter" and spec.persist == "never"
                 if spec.name in values and not starts_at_zero:
                     (frozen if spec.kind == "frozen" else factory)[spec.name] = values[spec.name]
         for name, value in frozen.items():
-            self.specs.setdefault(
-                name,
-                TensorSpec(
-                    name=name,
-                    dtype="float32",
-                    shape=tuple(value.shape),
-                    kind="frozen",
-                    persist="never",
-                ),
-            )
-        return frozen, factory
+            specs.setdefault(name, frozen_spec(name, tuple(value.shape)))
+        return Weights(specs, frozen, factory)
 
     # -- the functions behind the roles ------------------------------------------------------------
     def _corrected(self, t: Ports, z: Tensor) -> Tensor:
-        return self.features.correct(t, z) if isinstance(self.features, Corrects) else z
+        return self.label_free.correct(t, z) if isinstance(self.label_free, Corrects) else z
 
     def read(self, ports: Ports, t: Ports, adaptor: Adapts | None = None) -> tuple[Ports, Ports]:
         """Correction, then the adaptor if there is one, then head and score; residuals are of what
@@ -187,8 +164,8 @@ class Composition:
         embedding = self._corrected(t, z)
         embedding = embedding if adaptor is None else adaptor.correct(t, embedding)
         logits = self.head.predict(t, embedding)
-        if isinstance(self.features, Adjusts):
-            logits = self.features.adjust(t, embedding, logits)
+        if isinstance(self.label_free, Adjusts):
+            logits = self.label_free.adjust(t, embedding, logits)
         score = self.score.novelty(t, embedding, taps, logits)
         return {
             "embedding": embedding,
@@ -219,65 +196,53 @@ class Composition:
         return outputs, {**learned, **self.sense.learn(t, z, taps, y, here)}
 
     # -- compiling ---------------------------------------------------------------------------------
-    def compile(
-        self, judge: FactoryData, values: Ports, say: Callable[[str], None]
-    ) -> dict[str, RoleGraph]:
-        """Every graph but the encoder's, checked on features of samples that made no evidence.
-
-        Args:
-            judge: held-out calibration features. values: a plausible value of every tensor.
-        """
-        return self.compile_unlabelled(judge, values, say) | self.compile_labelled(
-            judge, values, say
-        )
-
     def compile_unlabelled(
-        self, judge: FactoryData, values: Ports, say: Callable[[str], None]
+        self, examples: Examples, say: Callable[[str], None]
     ) -> dict[str, RoleGraph]:
-        """Those of ``compile`` that a stream without labels runs: read, smooth and adapt."""
-        tensors, frozen, features = self._examples(judge, values)
+        """The graphs that a stream without labels runs: read, smooth and adapt."""
         say("compile: correct + predict + novelty + shift")
-        read = compile_graph("read", self.read, features, tensors, frozen=frozen)
+        read = examples.compile("read", self.read, examples.features)
         graphs = {"read": RoleGraph(read, _READ_ROLES, self._read_methods)}
         if self.smoother is not None:
             say(f"compile: smooth ({self.smoother.name})")
-            graphs["smooth"] = self._compile_smooth(self.smoother, features, tensors, frozen)
-        if self.features is not None:
-            say(f"compile: adapt ({self.features.name})")
-            graphs["adapt"] = self._compile_features(self.features, features, tensors, frozen)
-        if self.constants is not None:
-            say(f"compile: adapt ({self.constants.name}), refold")
-            graphs |= self._compile_constants(self.constants, tensors, frozen)
+            graphs["smooth"] = self._compile_smooth(self.smoother, examples)
+        if isinstance(self.label_free, AdaptsEncoder):
+            say(f"compile: adapt ({self.label_free.name}), refold")
+            graphs |= self._compile_constants(self.label_free, examples)
+        elif self.label_free is not None:
+            say(f"compile: adapt ({self.label_free.name})")
+            graphs["adapt"] = _compile_features(self.label_free, examples)
         return graphs
 
     def compile_labelled(
-        self, judge: FactoryData, values: Ports, say: Callable[[str], None]
+        self, examples: Examples, say: Callable[[str], None]
     ) -> dict[str, RoleGraph]:
-        """Those of ``compile`` that labels run: learn, redeem, and three of each adaptor."""
-        tensors, frozen, features = self._examples(judge, values)
-        classes = len(judge.classes)
+        """The graphs that labels run: learn, redeem, and three of each adaptor."""
 
         def labelled(generator: torch.Generator, batch: int) -> Ports:
-            y = torch.randint(0, classes, (batch,), generator=generator)
+            y = examples.labels(generator, batch)
             return {
-                **features(generator, batch),
+                **examples.features(generator, batch),
                 "y": y,
                 "sample_weight": torch.rand(batch, generator=generator) + 0.5,
                 "is_factory": torch.ones(batch),
             }
 
         say("compile: learn")
-        learn = compile_graph("learn", self.learn, labelled, tensors, frozen=frozen, is_step=True)
+        learn = examples.compile("learn", self.learn, labelled, is_step=True)
         graphs = {"learn": RoleGraph(learn, ("learn",), (self.head.name, self.sense.name))}
         for adaptor in self.adaptors:
             say(f"compile: adaptor {adaptor.name}")
             momentum = {
                 spec.name: torch.zeros(spec.shape)
-                for spec in self.specs.values()
-                if spec.name.startswith(f"{adaptor.name}.") and spec.name not in tensors
+                for spec in adaptor.tensors(examples.data.dims)
+                if spec.name not in examples.tensors
             }
             made = compile_adaptor(
-                adaptor, self.read, self.head.predict, features, tensors | momentum, frozen, classes
+                adaptor,
+                self.read,
+                self.head.predict,
+                replace(examples, tensors=examples.tensors | momentum),
             )
             graphs[f"read_{adaptor.name}"] = RoleGraph(
                 made.read, _READ_ROLES, (*self._read_methods, adaptor.name)
@@ -286,100 +251,33 @@ class Composition:
             graphs[f"probe_{adaptor.name}"] = RoleGraph(made.probe, ("probe",), (adaptor.name,))
         if isinstance(self.head, GivesReceipts):
             say("compile: redeem")
-            graphs["redeem"] = self._compile_redeem(self.head, features, tensors, frozen, classes)
+            graphs["redeem"] = _compile_redeem(self.head, examples)
         return graphs
 
     @property
     def _read_methods(self) -> tuple[str, ...]:
         return (self.head.name, self.score.name, self.sense.name)
 
-    def _examples(
-        self, judge: FactoryData, values: Ports
-    ) -> tuple[Ports, tuple[str, ...], Callable[..., Ports]]:
-        """Values of the declared tensors, the names of frozen ones, and ports with features of the
-        judge's samples.
-        """
-        tensors = {name: values[name] for name in self.specs if name in values}
-        frozen = tuple(name for name, spec in self.specs.items() if spec.kind == "frozen")
-
-        def features(generator: torch.Generator, batch: int) -> Ports:
-            rows = torch.randint(0, len(judge.y), (batch,), generator=generator).numpy()
-            ports = {"z": torch.from_numpy(judge.z[rows].copy())}
-            return ports | (
-                {"taps": torch.from_numpy(judge.taps[rows].copy())} if judge.dims.taps else {}
-            )
-
-        return tensors, frozen, features
-
-    def _compile_redeem(
-        self,
-        head: GivesReceipts,
-        features: Callable[..., Ports],
-        tensors: Ports,
-        frozen: tuple[str, ...],
-        classes: int,
-    ) -> RoleGraph:
-        def receipts(generator: torch.Generator, batch: int) -> Ports:
-            receipt = head.receipt(tensors, features(generator, batch)["z"])
-            y = torch.randint(0, classes, (batch,), generator=generator)
-            return {"receipt": receipt, "y": y, "sample_weight": torch.ones(batch)}
-
-        graph = compile_graph(
-            "redeem",
-            lambda p, t: ({}, head.redeem(t, p["receipt"], p["y"], p["sample_weight"])),
-            receipts,
-            tensors,
-            frozen=frozen,
-            is_step=True,
-        )
-        return RoleGraph(graph, ("redeem",), (head.name,))
-
-    def _compile_smooth(
-        self, method: Lame, features: Callable[..., Ports], tensors: Ports, frozen: tuple[str, ...]
-    ) -> RoleGraph:
+    def _compile_smooth(self, method: Lame, examples: Examples) -> RoleGraph:
         def answered(generator: torch.Generator, batch: int) -> Ports:
-            z = features(generator, batch)["z"]
+            z = examples.features(generator, batch)["z"]
             return {
-                "logits": self.head.predict(tensors, z),
+                "logits": self.head.predict(examples.tensors, z),
                 "z": z,
                 "sample_weight": torch.ones(batch),
             }
 
-        graph = compile_graph(
+        graph = examples.compile(
             "smooth",
             lambda p, t: (
                 {"smoothed": method.smooth(t, p["z"], p["logits"], p["sample_weight"])},
                 {},
             ),
             answered,
-            tensors,
-            frozen=frozen,
         )
         return RoleGraph(graph, ("smooth",), (method.name,))
 
-    def _compile_features(
-        self,
-        method: AdaptsFeatures,
-        features: Callable[..., Ports],
-        tensors: Ports,
-        frozen: tuple[str, ...],
-    ) -> RoleGraph:
-        def weighted(generator: torch.Generator, batch: int) -> Ports:
-            return {"z": features(generator, batch)["z"], "sample_weight": torch.ones(batch)}
-
-        graph = compile_graph(
-            "adapt",
-            lambda p, t: method.adapt(t, p["z"], p["sample_weight"]),
-            weighted,
-            tensors,
-            frozen=frozen,
-            is_step=True,
-        )
-        return RoleGraph(graph, ("adapt",), (method.name,))
-
-    def _compile_constants(
-        self, method: AdaptsEncoder, tensors: Ports, frozen: tuple[str, ...]
-    ) -> dict[str, RoleGraph]:
+    def _compile_constants(self, method: AdaptsEncoder, examples: Examples) -> dict[str, RoleGraph]:
         width = int(getattr(method, "noise_width", 0))
 
         def inputs(generator: torch.Generator, batch: int) -> Ports:
@@ -389,25 +287,41 @@ class Composition:
             }
             return ports | ({"noise": torch.randn(width, generator=generator)} if width else {})
 
-        adapt = compile_graph(
-            "adapt", method.adapt, inputs, tensors, frozen=frozen, is_step=True, batch=_FEW
-        )
+        adapt = examples.compile("adapt", method.adapt, inputs, is_step=True, batch=_FEW)
+        graphs = {"adapt": RoleGraph(adapt, ("adapt",), (method.name,))}
         # statistics stay tensors: a second encoder reads them, and nothing is folded
         if getattr(method, "is_unfolded", False):
-            unfolded = compile_graph(
+            unfolded = examples.compile(
                 "encode_unfolded",
-                lambda p, t: (method.encode(p, t), {}),
+                lambda p, t: (method.encode(p, t), {}),  # type: ignore[attr-defined]
                 lambda g, b: {"x": inputs(g, b)["x"]},
-                tensors,
-                frozen=frozen,  # type: ignore[attr-defined]
             )
-            return {
-                "adapt": RoleGraph(adapt, ("adapt",), (method.name,)),
-                "encode_unfolded": RoleGraph(unfolded, ("encode",), (method.name,)),
-            }
-        held = tuple(name for name in frozen if name in method.frozen)
-        refold = compile_graph("refold", method.refold, lambda g, b: {}, tensors, frozen=held)
-        return {
-            "adapt": RoleGraph(adapt, ("adapt",), (method.name,)),
-            "refold": RoleGraph(refold, ("derive",), (method.name,)),
-        }
+            return graphs | {"encode_unfolded": RoleGraph(unfolded, ("encode",), (method.name,))}
+        own = tuple(name for name in examples.frozen if name in method.frozen)
+        refold = replace(examples, frozen=own).compile("refold", method.refold, lambda g, b: {})
+        return graphs | {"refold": RoleGraph(refold, ("derive",), (method.name,))}
+
+
+def _compile_features(method: AdaptsFeatures, examples: Examples) -> RoleGraph:
+    def weighted(generator: torch.Generator, batch: int) -> Ports:
+        return {"z": examples.features(generator, batch)["z"], "sample_weight": torch.ones(batch)}
+
+    graph = examples.compile(
+        "adapt", lambda p, t: method.adapt(t, p["z"], p["sample_weight"]), weighted, is_step=True
+    )
+    return RoleGraph(graph, ("adapt",), (method.name,))
+
+
+def _compile_redeem(head: GivesReceipts, examples: Examples) -> RoleGraph:
+    def receipts(generator: torch.Generator, batch: int) -> Ports:
+        receipt = head.receipt(examples.tensors, examples.features(generator, batch)["z"])
+        y = examples.labels(generator, batch)
+        return {"receipt": receipt, "y": y, "sample_weight": torch.ones(batch)}
+
+    graph = examples.compile(
+        "redeem",
+        lambda p, t: ({}, head.redeem(t, p["receipt"], p["y"], p["sample_weight"])),
+        receipts,
+        is_step=True,
+    )
+    return RoleGraph(graph, ("redeem",), (head.name,))

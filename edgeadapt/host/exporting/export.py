@@ -11,20 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgeadapt.bundle import Bundle
 from edgeadapt.errors import InputError
-from edgeadapt.host.assembly.calibration import check_counts
-from edgeadapt.host.data.class_numbers import class_names, class_numbers
-from edgeadapt.host.encoders.base import Encoder
-from edgeadapt.host.encoders.dispatch import Identity, as_encoder
-from edgeadapt.host.encoders.torch_module import ModuleEncoder
+from edgeadapt.host.data.class_numbers import class_names
+from edgeadapt.host.encoders.dispatch import as_encoder
 from edgeadapt.host.exporting.calibrated import calibrate
-from edgeadapt.host.exporting.compiled import Compiler
-from edgeadapt.host.exporting.encoded import Calibration, Progress, encode
+from edgeadapt.host.exporting.compiled import compile_graphs
+from edgeadapt.host.exporting.encoded import Progress, encode
 from edgeadapt.host.exporting.packed import pack
+from edgeadapt.host.exporting.samples import Samples
 from edgeadapt.host.exporting.settings import Settings
 from edgeadapt.host.exporting.stressed import stress
 
@@ -77,27 +72,24 @@ def export(
         ) from error
     names = class_names(calibration[1]) if classes is None else tuple(str(name) for name in classes)
     chosen.check(names)
-    x, y = _calibration_arrays(calibration, names)
-    check_counts(y, names)
-    say(f"encoder: {len(x)} calibration samples of {len(names)} classes")
+    samples = Samples.of(calibration, names, groups)
+    say(f"encoder: {len(samples.x)} calibration samples of {len(names)} classes")
     source = as_encoder(
         encoder,
-        x,
+        samples.x,
         colour=chosen.colour,
         range=chosen.range,
         resize=chosen.resize,
         feature=chosen.feature,
         taps=chosen.taps,
     )
-    _say_encoder(source, say)
-    data = Calibration(x, y, _group_numbers(groups, len(y)), names)
-    encoded = encode(source, data, chosen, say)
-    calibrated = calibrate(encoded, say)
-    stressed = stress(Compiler(calibrated, say), calibrated, say)
-    bundle = pack(Path(path), stressed.compiled, stressed.adapt, stressed.card, private_key)
-    adapt = bundle.manifest.policy.adapt
-    size = f"{bundle.bytes / 2**20:.2f} MiB"
-    say(f"wrote {path}: {size}, adapt = {adapt.mode} ({adapt.reason})")
+    encoded = encode(source, samples, chosen, say)
+    calibrated = calibrate(encoded)
+    compiled = compile_graphs(calibrated)
+    stressed = stress(compiled)
+    adapt = stressed.adapt
+    bundle = pack(stressed.compiled, adapt, stressed.card).write(Path(path), private_key)
+    say(f"wrote {path}: {bundle.bytes / 2**20:.2f} MiB, adapt = {adapt.mode} ({adapt.reason})")
     return bundle
 
 
@@ -113,49 +105,3 @@ def _to_stderr() -> Progress:
         print(f"{time.perf_counter() - started:6.1f} s  {line}", file=sys.stderr, flush=True)
 
     return say
-
-
-def _say_encoder(encoder: Encoder, say: Progress) -> None:
-    """Where the feature of a module is taken, and which batch-norms of it cannot adapt."""
-    if isinstance(encoder, ModuleEncoder):
-        say(f"encoder: the feature is {encoder.feature_from}, {encoder.dim} values")
-        if encoder.left_frozen:
-            listed = ", ".join(encoder.left_frozen[:5]) + (
-                ", ..." if len(encoder.left_frozen) > 5 else ""
-            )
-            say(f"encoder: {len(encoder.left_frozen)} batch-norms stay as trained: {listed}")
-
-
-def _calibration_arrays(
-    calibration: tuple[Any, Any], classes: Sequence[str]
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    x, y = np.asarray(calibration[0]), class_numbers(calibration[1], classes)
-    if len(x) != len(y) or not len(y):
-        raise InputError(
-            f"calibration is (inputs (N, ...), labels (N,)), got {x.shape} and {y.shape}"
-        )
-    if x.dtype == np.float64:
-        x = x.astype(np.float32)
-    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-        raise InputError("calibration inputs have values that are not finite")
-    return x, y
-
-
-def _group_numbers(groups: Sequence[Any] | None, count: int) -> NDArray[np.int64] | None:
-    """(N,) a number for every group, or None.
-
-    Raises:
-        InputError: not one group for each sample.
-    """
-    if groups is None:
-        return None
-    given = np.asarray(groups)
-    if given.shape != (count,):
-        raise InputError(
-            f"groups names the group of each of {count} calibration samples, got shape"
-            f" {given.shape}"
-        )
-    return np.unique(given, return_inverse=True)[1].astype(np.int64)
-
-
-__all__ = ["Identity", "Settings", "export"]
