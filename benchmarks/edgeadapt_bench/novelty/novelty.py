@@ -55,7 +55,7 @@ def comparisons(quick: bool = False) -> dict[str, Scores]:
     """
     from edgeadapt.host.exporting.settings import NOVELTY
     from edgeadapt.host.methods.hypervector import Hypervector
-    from edgeadapt.host.methods.logit_scores import Energy, MaxLogit, MaxSoftmax
+    from edgeadapt_bench.novelty.logit_scores import Energy, MaxLogit, MaxSoftmax
 
     candidates = {name: make() for name, make in NOVELTY.items()}
     if quick:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from key_value_sgd import centred_counts, train_values, vote
 
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.key_value_keys import moving_average_keys, nearest_keys
-from edgeadapt.host.methods.key_value_sgd import centred_counts, train_values, vote
 
 CLASSES, BOOKS, PAIRS, WIDTH = 6, 24, 16, 6
 MEANS = np.random.default_rng(0).standard_normal((CLASSES, BOOKS, WIDTH))

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from edgeadapt_bench.novelty.logit_scores import Energy, MaxLogit, MaxSoftmax
 
 from edgeadapt.errors import InputError
 from edgeadapt.host.assembly.calibration import Fitted, Part, factory_weights, novelty_policy
@@ -16,7 +17,6 @@ from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.contracts import Dims, FactoryData, Scores
 from edgeadapt.host.exporting.settings import NOVELTY
 from edgeadapt.host.methods.hypervector import Hypervector
-from edgeadapt.host.methods.logit_scores import Energy, MaxLogit, MaxSoftmax
 from edgeadapt.host.methods.novelty import Cosine, NearestNeighbours, VirtualLogit
 from edgeadapt.host.methods.relative_mahalanobis import RelativeMahalanobis
 from edgeadapt.host.methods.relative_residual import RelativeResidual
