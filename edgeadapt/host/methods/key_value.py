@@ -8,8 +8,8 @@ a[c, .](z) weighs the ``reads`` nearest keys that are in use: softmax of -|q_c -
 Keys that no label ever met are left out, as in the paper.
 
 Where we differ. The paper trains values V[c, j] by gradient descent from zero (label smoothing .1,
-rate .3); at its settings they are proportional to counts minus their mean (a test
-trains both ways), so that we count: one pass, in any order, no optimiser, and exact in whole numbers.
+rate .3); at its settings they are proportional to counts minus their mean (a test trains both
+ways), so that we count: one pass, in any order, no optimiser, and exact in whole numbers.
 Bottlenecks are merged by adding N, and a sample is forgotten from C bytes, the receipt, when its
 features are long gone. The read-out is the logarithm of frequencies (naive Bayes over books).
 Queries are whitened with frozen factory statistics, and soft reads of a few keys are ours (an
