@@ -279,7 +279,7 @@ def test_an_encoder_that_was_refolded_for_a_condition_stays_in_its_precision(
         (
             np.array(CLASSES)[
                 programs["float32"]
-                .read(*programs["float32"].encode(bright[64:]), factory)
+                .forward_head(*programs["float32"].encode(bright[64:]), factory)
                 .logits.argmax(axis=1)
                 .clip(0, 2)
             ]
