@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeadapt.commands._arguments import add_actions, add_learning_options, add_trust
 from edgeadapt.dataset import export_dataset
-from edgeadapt.dataset.importing import Files, counted, import_files, read_files
+from edgeadapt.dataset.importer import Files, counted, import_files, read_files
 from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.resources.budget import Budget

@@ -7,8 +7,8 @@ with edgeadapt.open("model.edge", state="other") as learner:
     print(import_dataset(learner, "out", "csv"))
 """
 
-from edgeadapt.dataset.exporting import ExportReport, export_dataset
-from edgeadapt.dataset.importing import ImportReport, import_dataset
+from edgeadapt.dataset.exporter import ExportReport, export_dataset
+from edgeadapt.dataset.importer import ImportReport, import_dataset
 from edgeadapt.dataset.sample import FORMS, Form
 
 __all__ = ["FORMS", "ExportReport", "Form", "ImportReport", "export_dataset", "import_dataset"]

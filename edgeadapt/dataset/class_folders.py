@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from edgeadapt._sample_files import is_image
 from edgeadapt.dataset import side_file
-from edgeadapt.dataset.reading import inside
+from edgeadapt.dataset.checks import inside
 from edgeadapt.dataset.sample import Entry, Sample
 from edgeadapt.errors import InputError
 

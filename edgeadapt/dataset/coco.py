@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgeadapt.dataset.checks import inside, json_of, records
 from edgeadapt.dataset.csv_table import PICTURES, moment
-from edgeadapt.dataset.reading import inside, json_of, records
 from edgeadapt.dataset.sample import Entry, Sample
 from edgeadapt.errors import InputError
 

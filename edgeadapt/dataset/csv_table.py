@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from edgeadapt.dataset.reading import bytes_of, inside
+from edgeadapt.dataset.checks import bytes_of, inside
 from edgeadapt.dataset.sample import COUNTING, Entry, Sample
 from edgeadapt.errors import InputError
 

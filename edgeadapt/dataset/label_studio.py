@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 from edgeadapt._sample_files import is_image
+from edgeadapt.dataset.checks import inside, json_of, records
 from edgeadapt.dataset.csv_table import moment
-from edgeadapt.dataset.reading import inside, json_of, records
 from edgeadapt.dataset.sample import Entry, Sample
 from edgeadapt.errors import InputError
 

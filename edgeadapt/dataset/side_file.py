@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt._sample_files import check_regular, read_arrays
-from edgeadapt.dataset.reading import bytes_of
+from edgeadapt.dataset.checks import bytes_of
 from edgeadapt.dataset.sample import COUNTING, PREDICTED_WHEN, TAKEN_BACK, Sample
 from edgeadapt.errors import InputError
 

@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from edgeadapt.dataset.importing import Files, counted, import_files
+from edgeadapt.dataset.importer import Files, counted, import_files
 from edgeadapt.dataset.label_studio import choice, entry_of, picture_of
 from edgeadapt.dataset.pictures import read
 from edgeadapt.dataset.sample import COUNTING

@@ -7,8 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeadapt.host.contracts import Dims
-from edgeadapt.testing._compiling import check_compiles
-from edgeadapt.testing._correcting import check_adapt, check_adjust, check_correct, check_fit
+from edgeadapt.testing._correction_checks import check_adapt, check_adjust, check_correct, check_fit
 from edgeadapt.testing._declarations import (
     check_derived,
     check_factory,
@@ -16,10 +15,11 @@ from edgeadapt.testing._declarations import (
     check_numerics,
     check_specs,
 )
-from edgeadapt.testing._encoding import check_adapt_encoder
-from edgeadapt.testing._learning import check_learn, check_predict
-from edgeadapt.testing._sensing import check_novelty, check_shift
-from edgeadapt.testing._smoothing import check_smooth
+from edgeadapt.testing._encoder_checks import check_adapt_encoder
+from edgeadapt.testing._graph_checks import check_compiles
+from edgeadapt.testing._head_checks import check_learn, check_predict
+from edgeadapt.testing._novelty_checks import check_novelty, check_shift
+from edgeadapt.testing._smoother_checks import check_smooth
 from edgeadapt.testing._subject import Subject, adapts_encoder, has
 from edgeadapt.testing._toy import Toy
 

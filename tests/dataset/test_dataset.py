@@ -375,7 +375,7 @@ def test_a_file_of_any_size_is_not_read_into_memory(
     taught: Path, tmp_path: Path, form: Any, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export_dataset(taught, tmp_path / "out", form)
-    monkeypatch.setattr("edgeadapt.dataset.reading._MOST_BYTES", 1 << 16)
+    monkeypatch.setattr("edgeadapt.dataset.checks._MOST_BYTES", 1 << 16)
     with open(tmp_path / "out" / name, "ab") as file:
         file.truncate(1 << 17)
     why = f"{name}: 131072 bytes, a file of labels has at most 65536: split it"

@@ -18,9 +18,9 @@ from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.behaviour import ToyLoss, check_step
 from edgeadapt.host.compile.cases import TRACED_SEED, MakePorts, batched_ports, draw, parity_cases
 from edgeadapt.host.compile.emit import emit
+from edgeadapt.host.compile.graph_files import save_graph
 from edgeadapt.host.compile.lint import DTYPES, lint
 from edgeadapt.host.compile.parity import check_parity
-from edgeadapt.host.compile.saving import save_graph
 from edgeadapt.host.compile.session import VERSION, open_session
 from edgeadapt.host.compile.trace import Step, trace
 from edgeadapt.runtime import NEXT
@@ -56,7 +56,7 @@ class CompiledGraph:
             The path of the model.
 
         Raises:
-            CompileError: see :func:`edgeadapt.host.compile.saving.save_graph`.
+            CompileError: see :func:`edgeadapt.host.compile.graph_files.save_graph`.
         """
         description = Description(
             name=self.name,

@@ -4,7 +4,7 @@ An error is judged relative to the size of the change a step makes (of the outpu
 changed), on many inputs and states, with the optimiser of ONNX Runtime off and on, and over a chain
 of steps in which both feed back their own state. An error that is larger than the tolerance is
 excused only where torch's own result is that uncertain at that input
-(:mod:`edgeadapt.host.compile.conditioning`): a rectifier on its boundary, an ill-conditioned
+(:mod:`edgeadapt.host.compile.condition`): a rectifier on its boundary, an ill-conditioned
 formula.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from edgeadapt.bundle.schema import Parity
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.cases import Case, MakePorts, draw
-from edgeadapt.host.compile.conditioning import NOISE, Conditioning, in_float64
+from edgeadapt.host.compile.condition import NOISE, Conditioning, in_float64
 from edgeadapt.host.compile.emit import Emitted
 from edgeadapt.host.compile.packed import Sizes, apart, packed_vectors
 from edgeadapt.host.compile.session import VERSION, Session

@@ -26,7 +26,7 @@ from edgeadapt.host.training.augmentation import Augment, augmented
 from edgeadapt.host.training.checkpoint import Parts, read_checkpoint, restore, save_checkpoint
 from edgeadapt.host.training.early_stop import BestWeights, best_epoch
 from edgeadapt.host.training.log import ROWS_PER_EPOCH, RunLog
-from edgeadapt.host.training.optimising import build_optimiser
+from edgeadapt.host.training.optimiser import build_optimiser
 from edgeadapt.host.training.out_of_memory import TrainingMemoryError, naming_out_of_memory
 from edgeadapt.host.training.parallel import Order, Ranks, joined_ranks
 from edgeadapt.host.training.precision import (

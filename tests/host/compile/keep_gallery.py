@@ -32,7 +32,7 @@ from gallery import GALLERY, Entry
 
 from edgeadapt.host.compile import CompiledGraph
 from edgeadapt.host.compile.cases import draw
-from edgeadapt.host.compile.conditioning import Conditioning
+from edgeadapt.host.compile.condition import Conditioning
 from edgeadapt.host.compile.parity import run_float64, run_torch
 
 STEPS = 3

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeadapt.host.compile import compile_step
-from edgeadapt.host.compile.conditioning import in_float64
+from edgeadapt.host.compile.condition import in_float64
 from edgeadapt.host.compile.decompose import decompositions
 
 aten = torch.ops.aten

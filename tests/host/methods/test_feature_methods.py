@@ -28,7 +28,7 @@ from edgeadapt.host.methods.lame import Lame
 from edgeadapt.host.methods.mean_std import MeanStd
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.testing import check_method
-from edgeadapt.testing._correcting import check_adjust
+from edgeadapt.testing._correction_checks import check_adjust
 from edgeadapt.testing._subject import Subject
 from edgeadapt.testing._toy import Rows, Toy
 

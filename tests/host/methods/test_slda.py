@@ -26,7 +26,7 @@ from edgeadapt.host.methods.projection import (
 from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.methods.slda import StreamingLDA
 from edgeadapt.testing import check_identity_stub
-from edgeadapt.testing._learning import check_learn, check_predict
+from edgeadapt.testing._head_checks import check_learn, check_predict
 from edgeadapt.testing._subject import Subject
 
 WIDTH, SLOTS, CLASSES = 40, 8, 6

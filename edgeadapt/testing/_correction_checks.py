@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edgeadapt.testing._learning import accuracy
+from edgeadapt.testing._head_checks import accuracy
 from edgeadapt.testing._subject import State, Subject, expect, has
 from edgeadapt.testing._toy import Rows
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from edgeadapt.host.encoders.base import example_input
-from edgeadapt.testing._correcting import check_adapt_outputs, check_idle, check_same
+from edgeadapt.testing._correction_checks import check_adapt_outputs, check_idle, check_same
 from edgeadapt.testing._subject import State, Subject, expect, has
 
 _ROWS = 64

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile import MakePorts, Step, compile_graph
-from edgeadapt.testing._encoding import adapt_ports, images
+from edgeadapt.testing._encoder_checks import adapt_ports, images
 from edgeadapt.testing._subject import FUNCTIONS, Subject, adapts_encoder, has
 from edgeadapt.testing._toy import Rows
 
