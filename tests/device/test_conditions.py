@@ -418,7 +418,8 @@ def test_a_correction_that_makes_one_class_of_everything_is_suspended_and_the_de
     assert active.encode is not None
     read = conditions.corrections._read(active.encode, active, kept.inputs(), memory)
     same = conditions.corrections._health(read, memory)
-    newest = kept.inputs()[:8]
+    view = inspect_state(learner).streams.observed("default").window.take()
+    newest = replace(view, inputs=kept.inputs()[:8])
     assert (
         conditions.corrections._healthiest(
             active, replace(active), same, kept, kept.inputs(), memory, newest
@@ -434,7 +435,8 @@ def test_a_correction_that_makes_one_class_of_everything_is_suspended_and_the_de
     assert conditions.decisions[-1][2] == "suspend" and conditions.decisions[-1][4].startswith(
         "100% of the inputs look like one class corrected"
     )
-    plain = images(BATCH, seed=45)[0]  # good for the memory, not for what comes now
+    # good for the memory, not for what comes now
+    plain = replace(view, inputs=images(BATCH, seed=45)[0])
     assert (
         conditions.corrections._healthiest(
             active, replace(active), same, kept, kept.inputs(), memory, plain

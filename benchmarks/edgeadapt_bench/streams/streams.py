@@ -74,7 +74,8 @@ def run_streams(
         plots: folder for the pictures and for ``streams.md``, the tables as a document.
         only: some of ``STREAMS``; ``few_shot`` is one more.
     """
-    import edgeadapt_bench.streams.stream_methods  # noqa: F401 - first: the command line says if the host extra is missing
+    # first: the command line says if the host extra is missing
+    import edgeadapt_bench.streams.stream_methods  # noqa: F401
 
     rows: list[Row] = []
     tables: list[str] = []

@@ -106,14 +106,14 @@ class Corrections:
         return replace(domain, tensors=self._program.factory_domain(), encode=None, refreshes=0)
 
     def refresh(
-        self, kept: ReplayBuffer, domain: Domain, memory: LearnerState, newest: NDArray[Any]
+        self, kept: ReplayBuffer, domain: Domain, memory: LearnerState, newest: WindowView
     ) -> Domain:
         self.refreshes += 1
         with self._meter.spending("adapt"):
             return self._refreshed(kept, domain, memory, newest)
 
     def _refreshed(
-        self, kept: ReplayBuffer, domain: Domain, memory: LearnerState, newest: NDArray[Any]
+        self, kept: ReplayBuffer, domain: Domain, memory: LearnerState, newest: WindowView
     ) -> Domain:
         frames = kept.inputs()
         inputs: NDArray[Any] = (
@@ -162,7 +162,7 @@ class Corrections:
         kept: ReplayBuffer,
         frames: NDArray[Any],
         memory: LearnerState,
-        newest: NDArray[Any],
+        newest: WindowView,
     ) -> Domain:
         """The candidate, the correction in use, or none: whichever brings the memory closest to the
         known classes and does it no harm.
@@ -188,7 +188,10 @@ class Corrections:
         )
         if chosen is not None:
             now, without = (
-                self._read(domain.encode, domain, newest, memory).embedding
+                self._program.forward_head(
+                    *newest.features(self._program, domain.encode),
+                    domain.tensors.over(memory.tensors),
+                ).embedding
                 for domain in (chosen, uncorrected)
             )
             why = increases_distance(

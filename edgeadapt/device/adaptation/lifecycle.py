@@ -99,7 +99,7 @@ class DomainLifecycle:
             slots = seen.slots
         refreshed = domain
         if self._corrections.is_due(kept, domain):
-            refreshed = self._corrections.refresh(kept, domain, state, seen.view.inputs)
+            refreshed = self._corrections.refresh(kept, domain, state, seen.view)
         if refreshed.refreshes and not domain.refreshes:
             slots = self._predicted(refreshed, seen)
         prototypes, near = refreshed.prototypes, self._policy.shift.route_distance
@@ -117,7 +117,7 @@ class DomainLifecycle:
 
     def _predicted(self, domain: Domain, seen: WindowAnalysis) -> NDArray[np.int64]:
         """(W,) class slots under a condition as it is now."""
-        z, taps = self._program.encode(seen.view.inputs, domain.encode)
+        z, taps = seen.view.features(self._program, domain.encode)
         tensors = self._live.current.with_domain(domain).tensors_in(domain.name)
         slots: NDArray[np.int64] = self._program.forward_head(z, taps, tensors).logits.argmax(
             axis=1

@@ -151,7 +151,7 @@ class QuestionPlanner:
 
     def _head_view(self, stream: Stream, view: WindowView) -> HeadView:
         state = self._live.current
-        z, taps = self._program.encode(view.inputs, state.encoder_in(stream.domain))
+        z, taps = view.features(self._program, state.encoder_in(stream.domain))
         tensors = state.tensors_in(stream.domain)
         head = self._program.runtime.download(tensors, ("head.mean", "head.active"))
         return HeadView(
@@ -166,7 +166,7 @@ class QuestionPlanner:
     def _rows(self, stream: Stream, topic: str, head: HeadView) -> tuple[list[int], list[int]]:
         """Rows that say most, and rows drawn at random; counts them."""
         before, usual = stream.asking.count(topic), self._policy.ask.per_condition
-        limit = max(self.accuracy.limit(stream.name, stream.domain), usual)
+        limit = self.accuracy.limit(stream.name, stream.domain)
         rows = self._chosen(stream, topic, head, limit)
         random = _drawn(head.z, _random_share(before, len(rows)), rows)
         stream.asked(topic, stream.asking.spent(topic, limit, usual))

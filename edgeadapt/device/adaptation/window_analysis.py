@@ -43,7 +43,7 @@ class WindowAnalysis:
 
     @cached_property
     def _factory(self) -> HeadOutput:
-        z, taps = self._program.encode(self.view.inputs)
+        z, taps = self.view.features(self._program)
         return self._program.forward_head(z, taps, self.state.tensors)
 
     @property
@@ -86,7 +86,7 @@ class WindowAnalysis:
     def uncorrected_distances(self) -> F32:
         """(W,) from the classes, without a correction."""
         embedding = (
-            self._program.encode(self.view.inputs)[0]
+            self.view.features(self._program)[0]
             if self._hot_residuals is not None
             else self._factory.embedding
         )

@@ -44,7 +44,7 @@ def predicted_in(
     """(W,) class slots that a domain's own encoder and correction predict for a window; its adaptor
     has no say.
     """
-    z, taps = program.encode(view.inputs, domain.encode)
+    z, taps = view.features(program, domain.encode)
     slots: NDArray[np.int64] = program.forward_head(
         z, taps, program.adaptors.without(domain.tensors).over(memory.tensors)
     ).logits.argmax(axis=1)

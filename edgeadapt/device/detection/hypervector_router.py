@@ -74,7 +74,7 @@ class HypervectorRouter:
         return nearest_domain(places, view, self._program, memory, but)
 
     def _codes(self, view: WindowView) -> F32:
-        parts = [part for part in self._program.encode(view.inputs) if part.shape[1]]
+        parts = [part for part in view.features(self._program) if part.shape[1]]
         levelled = [part / level for part, level in zip(parts, self._levels, strict=True)]
         return project(np.concatenate(levelled, axis=1), WIDTH, seed=0)
 

@@ -10,14 +10,16 @@ threshold for the group, and the largest quotient is the reading.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeadapt.bundle.schema import NoveltyPolicy, ShiftPolicy
+from edgeadapt.device.inference.program import Program
 from edgeadapt.results import AccuracyEstimate, Axis, Reading
+from edgeadapt.runtime import Executable
 
 F32 = NDArray[np.float32]
 _STUCK = 1e-6  # squared spread of residuals over a window in which nothing moves
@@ -56,6 +58,13 @@ class WindowView:
     # what stood between the inputs and these distances, if it was one and the same for all of them
     correction: Any = None
     logits: F32 | None = None  # (W, slots) of the encoder in use
+    _features: dict[Executable | None, tuple[F32, F32]] = field(default_factory=dict, init=False)
+
+    def features(self, program: Program, encoder: Executable | None = None) -> tuple[F32, F32]:
+        """z (W, D) and taps (W, T) of an encoder, None for the factory's; encoded once for each."""
+        if encoder not in self._features:
+            self._features[encoder] = program.encode(self.inputs, encoder)
+        return self._features[encoder]
 
 
 class StreamWindow:
