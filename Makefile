@@ -43,13 +43,14 @@ demo: device
 ENGINES := tests/host/compile tests/runtimes tests/placement tests/gpu_suite
 # Each starts processes of its own, so it is slow for what it covers, and little that is edited
 # breaks it.
-FAULTS := tests/fuzz tests/test_fuzz.py tests/test_examples.py tests/device/test_io_faults.py \
-  tests/device/test_bad_input_children.py
+FAULTS := tests/fuzz tests/test_fuzz.py tests/test_examples.py \
+  tests/device/storage/test_io_faults.py tests/device/test_bad_input_children.py
 # What a newer dependency breaks first: what is learned and kept, the bundle, torch's export, the
 # command line.
-CORE := tests/device/test_learner.py tests/device/test_transaction.py tests/device/test_journal.py \
-  tests/device/test_golden_lives.py tests/device/test_linalg.py tests/bundle \
-  tests/runtimes/test_onnxruntime.py tests/host/test_export.py tests/test_cli.py \
+CORE := tests/device/test_learner.py tests/device/commits/test_durability.py \
+  tests/device/storage/test_journal.py tests/device/test_golden_lives.py \
+  tests/device/numerics/test_linalg.py tests/bundle \
+  tests/runtimes/test_onnxruntime.py tests/host/exporting/test_export.py tests/test_cli.py \
   tests/test_imports.py
 # By file: most files of the host, the daemon and the faults make something long once for all their
 # tests. Those of the device do not, so there a worker that is done takes tests from the other.

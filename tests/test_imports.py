@@ -7,6 +7,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
+
+import edgeadapt
+from edgeadapt import errors
 
 
 def is_inside(name: str, module: str) -> bool:
@@ -54,15 +58,10 @@ assert len(seen.prediction) == 32
 
 
 def test_every_public_name_resolves() -> None:
-    import edgeadapt
-
     assert all(getattr(edgeadapt, name) is not None for name in (*edgeadapt.__all__, "open"))
 
 
 def test_the_base_of_every_error_is_caught_by_its_public_name() -> None:
-    import edgeadapt
-    from edgeadapt import errors
-
     named = [
         kind
         for kind in vars(errors).values()
@@ -76,3 +75,18 @@ def test_the_base_of_every_error_is_caught_by_its_public_name() -> None:
         for kind in named
         if not issubclass(kind, Warning)
     )
+
+
+def test_folders_of_tests_are_folders_of_the_package() -> None:
+    tests = Path(__file__).parent
+    mirrored = {
+        folder.relative_to(tests)
+        for part in ("daemon", "device", "host")
+        for folder in (tests / part).iterdir()
+        if any(folder.glob("test_*.py"))
+    }
+    package = Path(edgeadapt.__file__).parent
+    assert len(mirrored) > 20
+    assert [folder for folder in mirrored if not (package / folder).is_dir()] == [
+        Path("daemon/faults")  # whole daemons whose disk, clock or broker fails
+    ]

@@ -1,4 +1,4 @@
-"""Everything the issue calls bad input: a named error or a documented outcome, and nothing is
+"""Bad input of every kind: a named error or a documented outcome, and nothing is
 lost.
 """
 

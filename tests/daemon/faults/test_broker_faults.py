@@ -23,7 +23,7 @@ paho = pytest.importorskip(
 )
 
 from mosquitto import MISSING, Mosquitto  # noqa: E402
-from test_mqtt import Publisher  # noqa: E402
+from mqtt_publisher import Publisher  # noqa: E402
 
 from edgeadapt.daemon.config.schema import LoopSection, MqttSink, MqttSource  # noqa: E402
 from edgeadapt.demo.sample import CLASSES, Sample  # noqa: E402

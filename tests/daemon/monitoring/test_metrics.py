@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_control import Kiosk, Metrics, ask, images, serving
+from http_client import ask
+from kiosk import Kiosk, Metrics, images, serving
 
 from edgeadapt import __version__
 from edgeadapt.demo.sample import bundle_path

@@ -30,7 +30,7 @@ from edgeadapt.device.detection.policy import Keep, Policy
 from edgeadapt.device.resources.budget import Budget
 from edgeadapt.errors import RecipeError
 
-PAGE = Path(__file__).parents[2] / "docs" / "daemon_settings.md"
+PAGE = Path(__file__).parents[3] / "docs" / "daemon_settings.md"
 TOP = 'bundle = "b.edge"\nstate = "state"\nunsigned = "accept"\n'
 FOLDER = '[[source]]\nkind = "folder"\npath = "in"\n'
 MQTT = '[[source]]\nkind = "mqtt"\nhost = "h"\ntopic = "{}"\n{}\n'

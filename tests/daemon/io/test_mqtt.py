@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ paho = pytest.importorskip(
 )
 
 from mosquitto import MISSING, Mosquitto  # noqa: E402
+from mqtt_publisher import Publisher  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from edgeadapt.bundle.schema import InputSpec  # noqa: E402
@@ -51,41 +51,6 @@ class Labelled(settings.MqttSource, frozen=True, kw_only=True):
     client_id: str = ""
     clean_start: bool = False
     ca_file: Path | None = None
-
-
-class Publisher:
-    """Somebody else's client, with paho's own thread: it keeps what it could not send, and sends it
-    later.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-        self.client.reconnect_delay_set(1, 1)
-        self.client.max_queued_messages_set(0)
-        self.heard: list[Any] = []
-        self.client.on_message = lambda client, data, message: self.heard.append(message)
-        self.client.on_connect = lambda client, data, *rest: [
-            client.subscribe(topic, 1) for topic in self.topics
-        ]
-        self.topics: list[str] = []
-        self.client.connect("127.0.0.1", port)
-        self.client.loop_start()
-
-    def say(self, topic: str, payload: Any, qos: int = 1, **options: Any) -> Any:
-        return self.client.publish(
-            topic, payload if isinstance(payload, bytes) else json.dumps(payload), qos, **options
-        )
-
-    def hears(self, *topics: str) -> None:
-        self.topics += topics
-        got = threading.Event()
-        self.client.on_subscribe = lambda *rest: got.set()
-        self.client.subscribe([(topic, 1) for topic in topics])
-        assert got.wait(5.0)
-
-    def close(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
 
 
 class Taking:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from edgeadapt_bench.datasets.label_noise import AT_THE_FACTORY, burst
 from feature_vectors import NAMES, samples
+from golden_files import GOLDEN
 from learner_steps import Opener, assert_same, tensors, watch
 from sample_images import KNOWN, NEW, images
 
@@ -27,7 +28,7 @@ from edgeadapt.testing import inspect_state
 
 @pytest.fixture
 def vectors() -> Iterator[Learner]:
-    with open_learner(Path(__file__).parent / "golden" / "vectors.edge") as learner:
+    with open_learner(GOLDEN / "vectors.edge") as learner:
         yield learner
 
 
@@ -325,7 +326,7 @@ def test_one_name_for_another_is_held_where_the_factorys_samples_are(vectors: Le
 
 
 def test_a_person_overrides_what_is_held_and_a_trusted_source_is_never_held(tmp_path: Path) -> None:
-    bundle = Path(__file__).parent / "golden" / "vectors.edge"
+    bundle = GOLDEN / "vectors.edge"
     x, names = samples(12, [0, 1], 11)
     swapped = [NAMES[1 - NAMES.index(name)] for name in names]
     with open_learner(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-TORTURE = Path(__file__).parent.parent / "torture"
+TORTURE = Path(__file__).parents[2] / "torture"
 needs_a_compiler = pytest.mark.skipif(
     shutil.which("cc") is None,
     reason="the fault shim is compiled, and this machine has no C compiler named cc",

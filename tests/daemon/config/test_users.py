@@ -21,7 +21,8 @@ from msgspec.structs import replace
 
 pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 
-from test_control import TOKEN, ask, kiosk, serving  # noqa: F401
+from http_client import ask
+from kiosk import TOKEN, kiosk, serving  # noqa: F401
 
 from edgeadapt.daemon.config.loader import load_settings
 from edgeadapt.daemon.config.schema import ControlSection, FolderSource, Settings

@@ -10,14 +10,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from http_client import ask
+from kiosk import Kiosk, images, serving
 from schema_meaning import meaning
-from test_control import Kiosk, ask, images, serving
 
 from edgeadapt.daemon.http.openapi import ALL_ROUTES, document, document_text
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.device.learner import open as open_learner
 
-COMMITTED = Path(__file__).parents[2] / "docs" / "format" / "daemon.openapi.json"
+COMMITTED = Path(__file__).parents[3] / "docs" / "format" / "daemon.openapi.json"
 REGENERATE = "python -m edgeadapt.daemon.http.openapi > docs/format/daemon.openapi.json"
 
 

@@ -31,7 +31,7 @@ from schemathesis.specs.openapi.checks import (  # noqa: E402
 
 from edgeadapt.demo.sample import load_sample  # noqa: E402
 
-DESCRIPTION = Path(__file__).parents[2] / "docs" / "format" / "daemon.openapi.json"
+DESCRIPTION = Path(__file__).parents[3] / "docs" / "format" / "daemon.openapi.json"
 TOKEN = "a-token-of-the-tests"
 CHECKS = (
     not_a_server_error,

@@ -77,7 +77,7 @@ def test_over_http_a_source_is_forgotten_and_an_empty_selection_is_refused(
 ) -> None:
     for module in ("starlette", "uvicorn", "prometheus_client"):
         pytest.importorskip(module)
-    from test_control import ask
+    from http_client import ask
 
     service = serve()
     taught(service, sample, 10, "anna", until)

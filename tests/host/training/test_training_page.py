@@ -10,7 +10,7 @@ import pytest
 from edgeadapt.host.recipe import DataSection, EncoderSection, TrainSection, load_recipe
 from edgeadapt.host.training.settings import DEFAULT_LR, DEFAULT_WEIGHT_DECAY
 
-PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 def rows() -> dict[str, str]:

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 
-from test_control import ask
+from http_client import ask
 
 from edgeadapt.daemon.messages import LabelArrival
 from edgeadapt.daemon.service import Service

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("edgeadapt.daemon.http.server")  # with starlette and uvicorn
 
-from test_fire_full_disk import ask
+from test_full_disk import ask
 
 from edgeadapt.daemon.config.schema import LoopSection
 from edgeadapt.demo.sample import Sample
