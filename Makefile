@@ -32,7 +32,7 @@ BIN := $(VENV)/bin
 QUIET := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(CONSTRAINTS:%=-c %) $(PIP_FLAGS)
 
-NEWEST := VENV=.venv-newest CONSTRAINTS=
+PACKAGES := import sysconfig; print(sysconfig.get_path("purelib"))
 
 .PHONY: demo newest constraints test test-all test-faults test-host test-engines test-daemon \
   test-slow torture fuzz bundle lint bench clean device host
@@ -95,11 +95,14 @@ lint: host
 bench: host
 	$(QUIET) $(BIN)/edgeadapt bench $(SUITE) $(if $(DATA),--data "$(DATA)")
 
-# Only where something newer than what was tested exists are tests worth their time, and of those a
-# part: it only says what the next `make constraints` may meet, and after that everything runs.
-newest:
+# Its environment looks through to the first one and holds only what is newer. Where nothing is, the
+# tests say nothing new; where something is, a part of them shows what `make constraints` may meet.
+newest: host
 	@rm -rf .venv-newest
-	@$(MAKE) -s host $(NEWEST) && \
+	@$(BIN)/python -m venv .venv-newest && \
+	$(BIN)/python -c '$(PACKAGES)' > "$$(.venv-newest/bin/python -c '$(PACKAGES)')/first.pth" && \
+	.venv-newest/bin/python -m pip --disable-pip-version-check install -q --upgrade \
+	  --upgrade-strategy eager $(PIP_FLAGS) -e '.[host,dev,images]' -e benchmarks && \
 	.venv-newest/bin/python tools/constraints.py > .venv-newest/versions.txt && \
 	if diff constraints.txt .venv-newest/versions.txt; then \
 	  echo "newest: nothing is newer than constraints.txt"; \

@@ -32,7 +32,8 @@ def main() -> None:
     for one in distributions():
         name = re.sub(r"[-_.]+", "-", one.metadata["Name"]).lower()
         if not _LEFT_OUT.fullmatch(name):
-            found[name] = constraint(name, one.version, one.metadata.get("Requires-Python") or "")
+            line = constraint(name, one.version, one.metadata.get("Requires-Python") or "")
+            found.setdefault(name, line)  # an environment may look through to another one
     print(
         "# Versions that were tested; make demo and make test install these. Written by"
         " tools/constraints.py."
