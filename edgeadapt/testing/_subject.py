@@ -12,8 +12,8 @@ from torch import Tensor
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.host.contracts import Dims
+from edgeadapt.host.methods.heads.ridge import Ridge
 from edgeadapt.host.methods.residual_shift import ResidualShift
-from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.testing._toy import Rows, Toy
 
 FUNCTIONS = (

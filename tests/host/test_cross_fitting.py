@@ -17,8 +17,8 @@ from edgeadapt.host.exporting.cross_fitting import (
     folds_of,
     log_loss,
 )
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.slda import StreamingLDA
 
 
 def drawn(

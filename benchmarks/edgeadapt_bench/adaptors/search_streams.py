@@ -19,7 +19,7 @@ from torch import Tensor
 from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.host.contracts import Dims, FactoryData
 from edgeadapt.host.exporting.cross_fitting import log_loss
-from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.methods.heads.ridge import Ridge
 from edgeadapt.scenarios.corruptions import TUNING, corrupt
 from edgeadapt_bench.datasets.image_dataset import CONDITIONS, SAMPLE, SEVERITY, load_dataset
 from edgeadapt_bench.datasets.pools import lite0_of, load_pool

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
 from edgeadapt.host.contracts import FactoryData, Head
-from edgeadapt.host.methods.slda import StreamingLDA
-from edgeadapt.host.methods.standardisation import RandomFeatures, Standardisation
+from edgeadapt.host.methods.heads.slda import StreamingLDA
+from edgeadapt.host.methods.heads.standardisation import RandomFeatures, Standardisation
 
 FOLDS = 5
 SHRINKAGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 4.0, 10.0)

@@ -21,11 +21,15 @@ from torch import Tensor
 from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
 from edgeadapt.host.contracts import Arrays, Dims, FactoryData, GivesReceipts, Head
-from edgeadapt.host.methods.key_value import KeyValueBottleneck
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection, Projection
-from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.methods.heads.key_value.bottleneck import KeyValueBottleneck
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.projection import (
+    HadamardProjection,
+    PrincipalProjection,
+    Projection,
+)
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.heads.slda import StreamingLDA
 
 WIDTHS = (32, 64, 128, 256, 512)
 RANDOM_FEATURES = (128, 256, 512, 1024)

@@ -34,11 +34,11 @@ from edgeadapt.bundle.schema import (
 from edgeadapt.host.contracts import Arrays
 from edgeadapt.host.exporting.calibrated import Calibrated
 from edgeadapt.host.exporting.compiled import Compiled
-from edgeadapt.host.methods.adaptors import training
-from edgeadapt.host.methods.projected_means import MOMENT
-from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.methods.scale_shift import ScaleShift
-from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.methods.adaptors.family import training
+from edgeadapt.host.methods.adaptors.scale_shift import ScaleShift
+from edgeadapt.host.methods.heads.projected_means import MOMENT
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.heads.slda import StreamingLDA
 
 _WITH_SPACE = ("evidence", "derived", "parameter")
 
