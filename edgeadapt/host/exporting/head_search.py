@@ -18,9 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, GivesReceipts, Head
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, GivesReceipts, Head, with_derived
 from edgeadapt.host.methods.heads.key_value.bottleneck import KeyValueBottleneck
 from edgeadapt.host.methods.heads.nearest_mean import NearestMean
 from edgeadapt.host.methods.heads.projection import (
@@ -295,7 +294,8 @@ class _Half:
                     for value in (later.z, later.taps, later.y, later.sample_weight)
                 )
                 state |= head.learn(state, z, taps, y, weight)
-            logits = head.predict(_derived(head, state), torch.from_numpy(judge.z))
+            found = with_derived(state, head.numerics())
+            logits = head.predict(found, torch.from_numpy(judge.z))
         return float((logits.argmax(dim=1).numpy() == judge.y).mean())
 
 
@@ -329,18 +329,6 @@ def _halves(data: FactoryData, heads: Sequence[Any], seed: int) -> list[_Half]:
             (classes[:half], classes[half:]) if len(classes) >= _FEWEST_CLASSES else (classes,)
         )
     ]
-
-
-def _derived(head: Head, state: State) -> State:
-    for numeric in head.numerics():
-        values = NUMERICS[numeric.numeric](
-            *(state[name].numpy() for name in numeric.reads), **numeric.arguments
-        )
-        state = state | {
-            name: torch.from_numpy(np.ascontiguousarray(value))
-            for name, value in zip(numeric.writes, values, strict=True)
-        }
-    return state
 
 
 __all__ = ["Candidate", "Choice", "Row", "candidates", "choose_head", "head_bytes"]

@@ -22,7 +22,7 @@ from edgeadapt.host.contracts import (
     evidence,
     head_tensors,
     linear_logits,
-    sum_evidence,
+    with_evidence,
 )
 
 
@@ -41,7 +41,7 @@ class NearestMean:
         ]
 
     def factory(self, data: FactoryData) -> Arrays:
-        return sum_evidence(self, data)
+        return with_evidence(self, {}, data)
 
     def learn(
         self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import msgspec
 from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
-from edgeadapt.host.contracts import Dims, Values, class_moment, evidence, head_tensors
+from edgeadapt.host.contracts import Dims, Values, class_moment, derived, evidence, head_tensors
 from edgeadapt.host.methods.heads.projection import Projection
 
 MOMENT = "mean.moment"
-_PLACE = "head.place"
+_MEAN, _PLACE = "head.mean", "head.place"
 
 
 @runtime_checkable
@@ -39,36 +40,24 @@ def mean_tensors(
     """Evidence of the means, and what a linear head of ``width`` inputs derives."""
     if projection is None or not compact:
         return [evidence(MOMENT, (dims.features + 1, dims.slots), 1), *head_tensors(width, dims)]
-    place = TensorSpec(
-        name=_PLACE,
-        dtype="float32",
-        shape=(dims.slots, width),
-        kind="derived",
-        class_axis=0,
-        bound=1e6,
-        persist="never",
-    )
-    return [evidence(MOMENT, (width + 1, dims.slots), 1), place, *head_tensors(width, dims)]
+    return [
+        evidence(MOMENT, (width + 1, dims.slots), 1),
+        derived(_PLACE, (dims.slots, width), 0),
+        *head_tensors(width, dims),
+    ]
 
 
 def mean_numerics(
     projection: Projection | None, head: NumericSpec, *, compact: bool
 ) -> list[NumericSpec]:
-    """The numeric of a head that writes weights, means and mask, and the way back where its means
-    are compact.
-    """
+    """The numeric of a head that writes its means, and the way back where they are compact."""
     if projection is None or not compact:
         return [head]
-    weight, mean, active = head.writes
-    placed = NumericSpec(
-        numeric=head.numeric,
-        reads=head.reads,
-        writes=(weight, _PLACE, active),
-        arguments=head.arguments,
-    )
+    writes = tuple(_PLACE if name == _MEAN else name for name in head.writes)
+    reads = (_PLACE, *projection.names)
     return [
-        placed,
-        NumericSpec(numeric="back_projection", reads=(_PLACE, *projection.names), writes=(mean,)),
+        msgspec.structs.replace(head, writes=writes),
+        NumericSpec(numeric="back_projection", reads=reads, writes=(_MEAN,)),
     ]
 
 

@@ -21,35 +21,22 @@ section 3.2); wide ones may take a linear projection phi(z) = (z - c) P to M < D
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from edgeadapt.bundle.schema import NumericSpec, TensorSpec
+from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.errors import InputError
-from edgeadapt.host.contracts import (
-    Arrays,
-    Dims,
-    FactoryData,
-    Values,
-    accumulate,
-    class_moment,
-    evidence,
-    frozen,
-    linear_logits,
-    with_one,
-)
-from edgeadapt.host.methods.heads.packed_gram import added_gram, gram_evidence, with_symmetric
-from edgeadapt.host.methods.heads.projected_means import added_means, mean_numerics, mean_tensors
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen
 from edgeadapt.host.methods.heads.projection import Projection
+from edgeadapt.host.methods.heads.second_moments import SecondMoments
 
 
 @dataclass(frozen=True)
-class Ridge:
-    """State: ``ridge.gram`` (M + 1, M + 1), ``ridge.moment`` (M + 1, K), ``mean.moment`` (D + 1,
-    K); M = D without random features and projection.
+class Ridge(SecondMoments):
+    """State: that of ``SecondMoments``; M = D without random features and projection.
 
     Args:
         penalty: lambda, relative to the mean diagonal of G'.
@@ -75,6 +62,7 @@ class Ridge:
     packed: bool = False
     compact: bool = False
     name: ClassVar[str] = "ridge"
+    numeric: ClassVar[str] = "balanced_ridge"
 
     def __post_init__(self) -> None:
         if self.random_features and self.projection:
@@ -82,75 +70,37 @@ class Ridge:
                 "a ridge head takes random features or a projection, not both; got"
                 f" {self.random_features} and {self.projection!r}"
             )
-        if self.compact and not self.projection:
-            raise InputError(
-                "compact means are kept in the space of a projection, and this ridge head has none"
-            )
+        super().__post_init__()
+
+    @property
+    def arguments(self) -> dict[str, float]:
+        return {"penalty": self.penalty, "balance": self.balance}
+
+    @property
+    def columns(self) -> Any:
+        if self.random_features:
+            return _RandomFeatures(self.random_features, self.seed)
+        return self.projection
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
-        width = self.projection.width if self.projection else self.random_features or dims.features
-        moment, *derived = mean_tensors(self.projection, width, dims, compact=self.compact)
-        fixed = self.projection.tensors(dims.features) if self.projection else []
-        if self.random_features:
-            fixed = [frozen("ridge.features", (dims.features, self.random_features))]
-        return [
-            gram_evidence("ridge.gram", width + 1, packed=self.packed),
-            evidence("ridge.moment", (width + 1, dims.slots), 1),
-            moment,
-            *fixed,
-            *derived,
-        ]
+        """Evidence first, as in every manifest."""
+        return sorted(super().tensors(dims), key=lambda spec: spec.kind != "evidence")
+
+
+@dataclass(frozen=True)
+class _RandomFeatures:
+    """relu(z R), R (D, M) normal from a seed, for features of mean square length 1."""
+
+    width: int
+    seed: int
+
+    def tensors(self, features: int) -> list[TensorSpec]:
+        return [frozen("ridge.features", (features, self.width))]
 
     def factory(self, data: FactoryData) -> Arrays:
-        specs = self.tensors(data.dims)
-        state = {s.name: torch.zeros(s.shape) for s in specs if s.kind == "evidence"}
-        evidence_names = tuple(state)
-        fixed: Arrays = {}
-        if self.random_features:
-            rng = np.random.default_rng(self.seed)
-            scale = 1.0 / np.sqrt(max(float((data.z**2).sum(axis=1).mean()), 1e-12))
-            fixed["ridge.features"] = (
-                rng.standard_normal((data.dims.features, self.random_features)) * scale
-            ).astype(np.float32)
-            state["ridge.features"] = torch.from_numpy(fixed["ridge.features"])
-        if self.projection:
-            fixed |= self.projection.factory(data)
-            state |= {name: torch.from_numpy(fixed[name]) for name in self.projection.names}
-        return {
-            **fixed,
-            **with_symmetric("ridge.gram", accumulate(self, state, data, evidence_names)),
-        }
+        scale = 1.0 / np.sqrt(max(float((data.z**2).sum(axis=1).mean()), 1e-12))
+        drawn = np.random.default_rng(self.seed).standard_normal((data.z.shape[1], self.width))
+        return {"ridge.features": (drawn * scale).astype(np.float32)}
 
-    def _features(self, t: Values, z: Tensor) -> Tensor:
-        if self.projection:
-            return self.projection.apply(t, z)
-        return torch.relu(z @ t["ridge.features"]) if self.random_features else z
-
-    def learn(
-        self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor
-    ) -> dict[str, Tensor]:
-        slots = t["ridge.moment"].shape[1]
-        phi = self._features(t, z)
-        return {
-            "ridge.gram": added_gram(t["ridge.gram"], with_one(phi), sample_weight),
-            "ridge.moment": t["ridge.moment"] + class_moment(phi, y, sample_weight, slots),
-            **self.learn_means(t, z, y, sample_weight),
-        }
-
-    def learn_means(
-        self, t: Values, z: Tensor, y: Tensor, sample_weight: Tensor
-    ) -> dict[str, Tensor]:
-        """``mean.moment`` alone: what labels of the factory condition teach the novelty scores."""
-        return added_means(self.projection, t, z, y, sample_weight, compact=self.compact)
-
-    def predict(self, t: Values, z: Tensor) -> Tensor:
-        return linear_logits(t, self._features(t, z))
-
-    def numerics(self) -> list[NumericSpec]:
-        head = NumericSpec(
-            numeric="balanced_ridge",
-            reads=("ridge.gram", "ridge.moment", "mean.moment"),
-            writes=("head.weight", "head.mean", "head.active"),
-            arguments={"penalty": self.penalty, "balance": self.balance},
-        )
-        return mean_numerics(self.projection, head, compact=self.compact)
+    def apply(self, t: Values, z: Tensor) -> Tensor:
+        return torch.relu(z @ t["ridge.features"])

@@ -17,31 +17,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from edgeadapt.bundle.schema import NumericSpec, TensorSpec
-from edgeadapt.errors import InputError
-from edgeadapt.host.contracts import (
-    Arrays,
-    Dims,
-    FactoryData,
-    Values,
-    accumulate,
-    class_moment,
-    evidence,
-    linear_logits,
-    with_one,
-)
-from edgeadapt.host.methods.heads.packed_gram import added_gram, gram_evidence, with_symmetric
-from edgeadapt.host.methods.heads.projected_means import added_means, mean_numerics, mean_tensors
 from edgeadapt.host.methods.heads.projection import Projection
+from edgeadapt.host.methods.heads.second_moments import SecondMoments
 
 
 @dataclass(frozen=True)
-class StreamingLDA:
-    """State: ``slda.gram`` packed (about 9/16 (M + 1)^2), ``slda.moment`` (M + 1, K),
-    ``mean.moment`` (D + 1, K) or (M + 1, K) if compact.
+class StreamingLDA(SecondMoments):
+    """State: that of ``SecondMoments``, ``slda.gram`` packed.
 
     Args:
         shrinkage: epsilon, relative to the mean variance within classes (or a tenth of the total,
@@ -60,65 +42,12 @@ class StreamingLDA:
     projection: Projection | None = None
     compact: bool = False
     name: ClassVar[str] = "slda"
+    numeric: ClassVar[str] = "slda"
+    packed: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        if self.compact and not self.projection:
-            raise InputError(
-                "compact means are kept in the space of a projection, and this head has none"
-            )
-
-    def tensors(self, dims: Dims) -> list[TensorSpec]:
-        width = self.projection.width if self.projection else dims.features
-        fixed = self.projection.tensors(dims.features) if self.projection else []
-        return [
-            gram_evidence("slda.gram", width + 1, packed=True),
-            evidence("slda.moment", (width + 1, dims.slots), 1),
-            *fixed,
-            *mean_tensors(self.projection, width, dims, compact=self.compact),
-        ]
-
-    def factory(self, data: FactoryData) -> Arrays:
-        fixed = self.projection.factory(data) if self.projection else {}
-        zero = {
-            spec.name: torch.zeros(spec.shape)
-            for spec in self.tensors(data.dims)
-            if spec.kind == "evidence"
-        }
-        state = {**zero, **{name: torch.from_numpy(value) for name, value in fixed.items()}}
-        return {**fixed, **with_symmetric("slda.gram", accumulate(self, state, data, tuple(zero)))}
-
-    def _features(self, t: Values, z: Tensor) -> Tensor:
-        return self.projection.apply(t, z) if self.projection else z
-
-    def learn(
-        self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor
-    ) -> dict[str, Tensor]:
-        p = self._features(t, z)
-        return {
-            "slda.gram": added_gram(t["slda.gram"], with_one(p), sample_weight),
-            "slda.moment": (
-                t["slda.moment"] + class_moment(p, y, sample_weight, t["slda.moment"].shape[1])
-            ),
-            **self.learn_means(t, z, y, sample_weight),
-        }
-
-    def learn_means(
-        self, t: Values, z: Tensor, y: Tensor, sample_weight: Tensor
-    ) -> dict[str, Tensor]:
-        """``mean.moment`` alone: what labels of the factory condition teach the novelty scores."""
-        return added_means(self.projection, t, z, y, sample_weight, compact=self.compact)
-
-    def predict(self, t: Values, z: Tensor) -> Tensor:
-        return linear_logits(t, self._features(t, z))
-
-    def numerics(self) -> list[NumericSpec]:
-        head = NumericSpec(
-            numeric="slda",
-            reads=("slda.gram", "slda.moment", "mean.moment"),
-            writes=("head.weight", "head.mean", "head.active"),
-            arguments={"shrinkage": self.shrinkage, "balance": self.balance},
-        )
-        return mean_numerics(self.projection, head, compact=self.compact)
+    @property
+    def arguments(self) -> dict[str, float]:
+        return {"shrinkage": self.shrinkage, "balance": self.balance}
 
 
 __all__ = ["StreamingLDA"]

@@ -42,10 +42,10 @@ from edgeadapt.host.contracts import (
     Dims,
     FactoryData,
     Values,
-    accumulate,
+    class_moment,
     evidence,
     frozen,
-    one_hot,
+    with_evidence,
 )
 from edgeadapt.host.methods.novelty.cosine import unit
 from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes
@@ -141,9 +141,7 @@ class Hypervector:
             ).astype(np.float32)
         if wide > width:
             fixed["hypervector.fold"] = signs(self.seed, wide, 1)
-        state = {name: torch.from_numpy(value) for name, value in fixed.items()}
-        state["hypervector.bundle"] = torch.zeros(width + 1, data.slots)
-        return {**fixed, **accumulate(self, state, data, ("hypervector.bundle",))}
+        return with_evidence(self, fixed, data)
 
     def hypervectors(self, t: Values, z: Tensor, taps: Tensor) -> Tensor:
         """(B, D) hypervectors of unit norm; +1 and -1 with a memory of one bit."""
@@ -173,13 +171,8 @@ class Hypervector:
         self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor
     ) -> dict[str, Tensor]:
         bundle = t["hypervector.bundle"]
-        h = self.hypervectors(t, z, taps)
-        counted = torch.cat([h, torch.ones_like(h[:, :1])], dim=1)
-        return {
-            "hypervector.bundle": (
-                bundle + counted.T @ (one_hot(y, bundle.shape[1]) * sample_weight[:, None])
-            )
-        }
+        added = class_moment(self.hypervectors(t, z, taps), y, sample_weight, bundle.shape[1])
+        return {"hypervector.bundle": bundle + added}
 
     def cosines(self, t: Values, z: Tensor, taps: Tensor) -> Tensor:
         """(B, K) cosine to every class bundle; far below -1 for classes without evidence."""

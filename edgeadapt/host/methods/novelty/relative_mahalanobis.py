@@ -31,10 +31,10 @@ from edgeadapt.host.contracts import (
     Dims,
     FactoryData,
     Values,
-    accumulate,
     class_moment,
     evidence,
     frozen,
+    with_evidence,
 )
 
 F64 = NDArray[np.float64]
@@ -82,9 +82,7 @@ class RelativeMahalanobis:
             "rmds.projection": (basis @ projection).astype(np.float32),
             "rmds.precision": (1.0 / spread).astype(np.float32),
         }
-        state = {name: torch.from_numpy(value) for name, value in fixed.items()}
-        state["rmds.moment"] = torch.zeros(self._width(data.dims) + 1, data.slots)
-        return {**fixed, **accumulate(self, state, data, ("rmds.moment",))}
+        return with_evidence(self, fixed, data)
 
     def _columns(self, z: F64, y: NDArray[np.int64], width: int) -> tuple[F64, F64]:
         """Projection (r, R) of centred features (N, r) and total variances l (R,): discriminants,

@@ -32,7 +32,7 @@ from torch import Tensor
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
 from edgeadapt.device.numerics.class_residual import class_residual
 from edgeadapt.device.numerics.linalg import class_mean
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, derived, frozen
 from edgeadapt.host.methods.novelty.cosine import nearest_prototype
 from edgeadapt.host.methods.residual_shift import ResidualShift
 
@@ -79,15 +79,7 @@ class RelativeResidual:
             frozen("relative.span", (columns, span)),
             frozen("relative.scale", (3,)),
             *(
-                TensorSpec(
-                    name=name,
-                    dtype="float32",
-                    shape=(dims.slots, width),
-                    kind="derived",
-                    class_axis=0,
-                    bound=1e9,
-                    persist="never",
-                )
+                derived(name, (dims.slots, width), 0, bound=1e9)
                 for name, width in zip(_DERIVED, widths, strict=True)
             ),
         ]
@@ -111,10 +103,10 @@ class RelativeResidual:
             "head.active": np.isin(np.arange(data.slots), data.classes).astype(np.float32),
             "shift.mean": class_mean(sensed["shift.moment"])[0],
         }
-        derived = class_residual(
+        found = class_residual(
             known["head.mean"], known["shift.mean"], sensed["shift.centre"], fixed["relative.span"]
         )
-        given = {**sensed, **known, **fixed, **dict(zip(_DERIVED, derived, strict=True))}
+        given = {**sensed, **known, **fixed, **dict(zip(_DERIVED, found, strict=True))}
         t = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in given.items()}
         spreads = np.array([float(part.std()) for part in self._parts(t, torch.from_numpy(data.z))])
         fixed["relative.scale"] = (

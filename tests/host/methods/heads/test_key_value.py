@@ -19,7 +19,7 @@ from edgeadapt.device.detection.policy import Keep
 from edgeadapt.device.learner import open as open_learner
 from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
-from edgeadapt.host.contracts import FactoryData, GivesReceipts, Head
+from edgeadapt.host.contracts import FactoryData, GivesReceipts, Head, with_derived
 from edgeadapt.host.methods.heads.key_value.bottleneck import KeyValueBottleneck, stored_bytes
 from edgeadapt.host.methods.heads.projection import HadamardProjection, PrincipalProjection
 from edgeadapt.testing import check_identity_stub, inspect_state
@@ -107,18 +107,7 @@ def learn(head: KeyValueBottleneck, t: State, z: Any, y: Any, weight: Any = None
 
 
 def derive(head: KeyValueBottleneck, t: State) -> State:
-    for numeric in head.numerics():
-        values = NUMERICS[numeric.numeric](
-            *(t[name].numpy() for name in numeric.reads), **numeric.arguments
-        )
-        t = {
-            **t,
-            **{
-                name: torch.from_numpy(value)
-                for name, value in zip(numeric.writes, values, strict=True)
-            },
-        }
-    return t
+    return with_derived(t, head.numerics())
 
 
 def accuracy(head: KeyValueBottleneck, t: State, z: Any, y: Any) -> float:

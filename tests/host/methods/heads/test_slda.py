@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from edgeadapt.device.numerics.linalg import NUMERICS, slda
 from edgeadapt.errors import InputError
 from edgeadapt.host.compile import compile_graph
-from edgeadapt.host.contracts import Dims, FactoryData
+from edgeadapt.host.contracts import Dims, FactoryData, with_derived
 from edgeadapt.host.methods.heads.projection import (
     HadamardProjection,
     PrincipalProjection,
@@ -90,18 +90,7 @@ def added(head: Any, state: Any, z: Any, y: Any, weight: Any = None) -> dict[str
 
 
 def derived(head: Any, state: Any) -> dict[str, Any]:
-    for numeric in head.numerics():
-        values = NUMERICS[numeric.numeric](
-            *(state[name].numpy() for name in numeric.reads), **numeric.arguments
-        )
-        state = {
-            **state,
-            **{
-                name: torch.from_numpy(value)
-                for name, value in zip(numeric.writes, values, strict=True)
-            },
-        }
-    return state
+    return with_derived(state, head.numerics())
 
 
 def accuracy(head: Any, state: Any, seed: int = 50, only: Any = None) -> float:

@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from edgeadapt.bundle._packed_forms import packed, unpacked
 from edgeadapt.bundle.packed_gram import mirrored
 from edgeadapt.bundle.packed_gram import unpacked as square_of
 from edgeadapt.device.numerics.linalg import NUMERICS
-from edgeadapt.host.contracts import FactoryData, accumulate
+from edgeadapt.host.contracts import FactoryData, with_evidence
 from edgeadapt.host.methods.heads.ridge import Ridge
 from edgeadapt.host.methods.heads.slda import StreamingLDA
 
@@ -54,12 +53,7 @@ def test_the_head_of_a_stored_gram_matrix_answers_as_that_of_the_sums(
     square = square_of(back, WIDTH + 1)
     assert np.array_equal(square, square.T)
 
-    zero = {
-        spec.name: torch.zeros(spec.shape)
-        for spec in head.tensors(data.dims)
-        if spec.kind == "evidence"
-    }
-    sums = accumulate(head, dict(zero), data, tuple(zero))
+    sums = with_evidence(head, {}, data)
     step = 2.0**-21 * np.abs(sums[gram.name]).max()
     assert np.abs(sums[gram.name] - back).max() <= step  # of rounding alone
     numeric = head.numerics()[0]

@@ -28,7 +28,7 @@ no exact forgetting, and merging depends on the order.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import ClassVar, get_args
 
 import numpy as np
 import torch
@@ -43,6 +43,9 @@ from edgeadapt.host.contracts import (
     Dims,
     FactoryData,
     Values,
+    as_tensors,
+    class_tensors,
+    derived,
     evidence,
     frozen,
     one_hot,
@@ -58,7 +61,7 @@ from edgeadapt.host.methods.heads.key_value.split import (
     whitening_factory,
     whitening_tensors,
 )
-from edgeadapt.host.methods.heads.projected_means import MOMENT, added_means
+from edgeadapt.host.methods.heads.projected_means import MOMENT, added_means, mean_numerics
 from edgeadapt.host.methods.heads.projection import Projection
 from edgeadapt.host.methods.whole_bytes import byte_tensor, from_bytes, to_bytes
 
@@ -151,8 +154,8 @@ class KeyValueBottleneck:
     def tensors(self, dims: Dims) -> list[TensorSpec]:
         width, d = self._width(dims.features), self._key_dim(dims.features)
         shape = (self.books, self.pairs, dims.slots)
-        kept = self._width(dims.features) if self.compact else dims.features
-        specs = [
+        kept = width if self.compact else dims.features
+        return [
             TensorSpec(
                 name="counts.labels",
                 dtype="int32",
@@ -179,46 +182,10 @@ class KeyValueBottleneck:
                 class_axis=2,
                 persist="never",
             ),
-            TensorSpec(
-                name="values.used",
-                dtype="float32",
-                shape=(self.books, self.pairs),
-                kind="derived",
-                bound=1.0,
-                persist="never",
-            ),
-            TensorSpec(
-                name="head.mean",
-                dtype="float32",
-                shape=(dims.slots, dims.features),
-                kind="derived",
-                class_axis=0,
-                bound=1e6,
-                persist="never",
-            ),
-            TensorSpec(
-                name="head.active",
-                dtype="float32",
-                shape=(dims.slots,),
-                kind="derived",
-                class_axis=0,
-                bound=1.0,
-                persist="never",
-            ),
+            derived("values.used", (self.books, self.pairs), None, bound=1.0),
+            *class_tensors(dims),
+            *([derived("head.place", (dims.slots, width), 0)] if self.compact else []),
         ]
-        if self.compact:
-            specs.append(
-                TensorSpec(
-                    name="head.place",
-                    dtype="float32",
-                    shape=(dims.slots, width),
-                    kind="derived",
-                    class_axis=0,
-                    bound=1e6,
-                    persist="never",
-                )
-            )
-        return specs
 
     def factory(self, data: FactoryData) -> Arrays:
         """Keys from the features alone, then the counts of the labelled samples."""
@@ -252,12 +219,12 @@ class KeyValueBottleneck:
         )
         fixed: Arrays = self.projection.factory(some) if self.projection else {}
         z = torch.from_numpy(some.z)
-        x = self.projection.apply(_tensors(fixed), z) if self.projection else z
+        x = self.projection.apply(as_tensors(fixed), z) if self.projection else z
         fixed |= whitening_factory(self.whitening, x.numpy().astype(np.float64), some)
         fixed |= split_factory(
             self.split, x.shape[1], self.books, self._key_dim(data.dims.features), self.seed
         )
-        queries = self._queries(_tensors(fixed), z, self._key_dim(data.dims.features)).numpy()
+        queries = self._queries(as_tensors(fixed), z, self._key_dim(data.dims.features)).numpy()
         offset = queries.mean(axis=0, dtype=np.float64).astype(np.float32)
         keys = moving_average_keys(
             queries - offset, self.pairs, start=self.start, epochs=self.epochs, seed=self.seed
@@ -357,25 +324,8 @@ class KeyValueBottleneck:
             writes=("values.log", "values.used", "head.active"),
             arguments={"smoothing": self.smoothing, "informative": self.informative},
         )
-        if self.projection is None or not self.compact:
-            return [
-                counted,
-                NumericSpec(numeric="class_mean", reads=(MOMENT,), writes=("head.mean",)),
-            ]
-        placed = NumericSpec(numeric="class_mean", reads=(MOMENT,), writes=("head.place",))
-        return [
-            counted,
-            placed,
-            NumericSpec(
-                numeric="back_projection",
-                reads=("head.place", *self.projection.names),
-                writes=("head.mean",),
-            ),
-        ]
-
-
-def _tensors(arrays: Arrays) -> dict[str, Any]:
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+        means = NumericSpec(numeric="class_mean", reads=(MOMENT,), writes=("head.mean",))
+        return [counted, *mean_numerics(self.projection, means, compact=self.compact)]
 
 
 def stored_bytes(specs: list[TensorSpec]) -> dict[str, int]:

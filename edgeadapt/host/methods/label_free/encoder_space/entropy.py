@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Head, Values
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Head, Values, statistic
 from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.label_free.encoder_space.batch_statistics import (
     BatchStatisticsPass,
@@ -103,29 +103,9 @@ class Tent:
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
         shape = (self._pass.channels,)
-        moved = [
-            TensorSpec(
-                name=name,
-                dtype="float32",
-                shape=shape,
-                kind="statistic",
-                scope="domain",
-                merge="mean",
-                bound=1e3,
-            )
-            for name in (GAIN, OFFSET)
-        ]
+        moved = [statistic(name, shape, bound=1e3) for name in (GAIN, OFFSET)]
         own = [
-            TensorSpec(
-                name=name,
-                dtype="float32",
-                shape=tuple(value.shape),
-                kind="statistic",
-                scope="domain",
-                merge="replace",
-                persist="session",
-                bound=1e9,
-            )
+            statistic(name, tuple(value.shape), bound=1e9, merge="replace", persist="session")
             for name, value in self._state.items()
         ]
         return [*statistics_tensors(self._pass), *moved, *own]
@@ -236,25 +216,8 @@ class GuardedEntropy(Tent):
     def tensors(self, dims: Dims) -> list[TensorSpec]:
         return [
             *super().tensors(dims),
-            TensorSpec(
-                name="entropy.below",
-                dtype="float32",
-                shape=(1,),
-                kind="statistic",
-                scope="domain",
-                merge="mean",
-                bound=1e3,
-            ),
-            TensorSpec(
-                name="entropy.prediction",
-                dtype="float32",
-                shape=(dims.slots,),
-                kind="statistic",
-                scope="domain",
-                merge="mean",
-                class_axis=0,
-                bound=1.0,
-            ),
+            statistic("entropy.below", (1,), bound=1e3),
+            statistic("entropy.prediction", (dims.slots,), bound=1.0, class_axis=0),
         ]
 
     def factory(self, data: FactoryData) -> Arrays:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Head, Values
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Head, Values, statistic
 from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.label_free.encoder_space.batch_statistics import Passed
 from edgeadapt.host.methods.label_free.encoder_space.hebbian_modulator import (
@@ -98,15 +98,7 @@ class ForwardOnly:
         return "forward_only" if self.rule is None else "hebbian_evolved"
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
-        below = TensorSpec(
-            name="entropy.below",
-            dtype="float32",
-            shape=(1,),
-            kind="statistic",
-            scope="domain",
-            merge="mean",
-            bound=1e3,
-        )
+        below = statistic("entropy.below", (1,), bound=1e3)
         return [*(self._net.tensors() if self.rule else []), *self._net.modulator_tensors(), below]
 
     def factory(self, data: FactoryData) -> Arrays:

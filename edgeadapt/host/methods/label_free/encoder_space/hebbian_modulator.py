@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Head, Values
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Head, Values, statistic
 from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.label_free.encoder_space.batch_statistics import (
     BatchStatisticsPass,
@@ -116,15 +116,7 @@ class Modulated:
         shape = tuple(self.encoder.frozen[self.weight_name].shape)
         return [
             *(statistics_tensors(self.passes) if self.over_statistics else []),
-            TensorSpec(
-                name="stem.weight",
-                dtype="float32",
-                shape=shape,
-                kind="statistic",
-                scope="domain",
-                merge="mean",
-                bound=1e3,
-            ),
+            statistic("stem.weight", shape, bound=1e3),
         ]
 
     def factory(self) -> Arrays:
@@ -132,19 +124,7 @@ class Modulated:
         return {**statistics, "stem.weight": self.encoder.frozen[self.weight_name].numpy()}
 
     def modulator_tensors(self) -> list[TensorSpec]:
-        shape = (self.channels,)
-        return [
-            TensorSpec(
-                name=name,
-                dtype="float32",
-                shape=shape,
-                kind="statistic",
-                scope="domain",
-                merge="mean",
-                bound=1e3,
-            )
-            for name in (GAIN, OFFSET)
-        ]
+        return [statistic(name, (self.channels,), bound=1e3) for name in (GAIN, OFFSET)]
 
     def modulator_factory(self) -> Arrays:
         return {name: torch.zeros(self.channels).numpy() for name in (GAIN, OFFSET)}
@@ -314,15 +294,7 @@ class NeuroHebbian(Hebbian):
         self.margin = margin
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
-        below = TensorSpec(
-            name="entropy.below",
-            dtype="float32",
-            shape=(1,),
-            kind="statistic",
-            scope="domain",
-            merge="mean",
-            bound=1e3,
-        )
+        below = statistic("entropy.below", (1,), bound=1e3)
         return [*self._net.tensors(), *self._net.modulator_tensors(), below]
 
     def factory(self, data: FactoryData) -> Arrays:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
 from edgeadapt.errors import InputError
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, statistic
 from edgeadapt.host.encoders.torch_module import ModuleEncoder
 from edgeadapt.host.methods.label_free.encoder_space.batch_statistics import (
     BatchStatisticsPass,
@@ -109,18 +109,7 @@ class NormStatistics:
 
 def statistics_tensors(through: BatchStatisticsPass) -> list[TensorSpec]:
     """``norm.mean`` and ``norm.variance`` (C,) of a condition."""
-    return [
-        TensorSpec(
-            name=name,
-            dtype="float32",
-            shape=(through.channels,),
-            kind="statistic",
-            scope="domain",
-            merge="mean",
-            bound=1e6,
-        )
-        for name in ("norm.mean", "norm.variance")
-    ]
+    return [statistic(name, (through.channels,)) for name in ("norm.mean", "norm.variance")]
 
 
 def moved_statistics(t: Values, passed: Passed, weight: Tensor, rate: float) -> dict[str, Tensor]:

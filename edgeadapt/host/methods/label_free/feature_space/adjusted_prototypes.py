@@ -22,8 +22,18 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Head, Values, frozen, one_hot
+from edgeadapt.host.contracts import (
+    Arrays,
+    Dims,
+    FactoryData,
+    Head,
+    Values,
+    frozen,
+    one_hot,
+    statistic,
+)
 from edgeadapt.host.methods.label_free.feature_space.prototypes import (
+    AdaptsPrototypes,
     posterior,
     source_prototypes,
     unit,
@@ -34,7 +44,7 @@ _SAME = 1e-5  # squared distance of two directions that are one sample
 
 
 @dataclass(frozen=True)
-class AdjustedPrototypes:
+class AdjustedPrototypes(AdaptsPrototypes):
     """Domain state ``t3a.support`` (K, M, D), ``t3a.entropy`` (K, M) and ``t3a.offset`` (K, D),
     which is all that answering reads.
 
@@ -51,10 +61,7 @@ class AdjustedPrototypes:
     prior: float = 4.0
     strength: float = 3.0
     name: ClassVar[str] = "t3a"
-    home: ClassVar[float] = 1.01
-    """Features stay where they are, so that they cannot come home; collapse and dispute still
-    suspend it.
-    """
+    prefix: ClassVar[str] = "t3a"
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
         shapes = {
@@ -63,32 +70,17 @@ class AdjustedPrototypes:
             "t3a.offset": (dims.slots, dims.features),
         }
         domain = [
-            TensorSpec(
-                name=name,
-                dtype="float32",
-                shape=shape,
-                kind="statistic",
-                scope="domain",
-                merge="replace",
-                class_axis=0,
-                bound=1e6,
-            )
-            for name, shape in shapes.items()
+            statistic(name, shape, class_axis=0, merge="replace") for name, shape in shapes.items()
         ]
         return [frozen("t3a.centre", (dims.features,)), *domain]
 
     def factory(self, data: FactoryData) -> Arrays:
-        slots, width = data.slots, data.dims.features
+        shape = (data.slots, self.supports)
         return {
-            "t3a.centre": data.z.mean(axis=0, dtype=np.float64).astype(np.float32),
-            "t3a.support": np.zeros((slots, self.supports, width), np.float32),
-            "t3a.entropy": np.full((slots, self.supports), _EMPTY, np.float32),
-            "t3a.offset": np.zeros((slots, width), np.float32),
+            **super().factory(data),
+            "t3a.support": np.zeros((*shape, data.dims.features), np.float32),
+            "t3a.entropy": np.full(shape, _EMPTY, np.float32),
         }
-
-    def adjust(self, t: Values, z: Tensor, logits: Tensor) -> Tensor:
-        moved = unit(z - t["t3a.centre"]) @ t["t3a.offset"].T
-        return logits + (self.strength / self.sharpness) * moved * t["head.active"]
 
     def adapt(
         self, t: Values, z: Tensor, sample_weight: Tensor

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen, statistic
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,7 @@ class FeatureShift:
     def tensors(self, dims: Dims) -> list[TensorSpec]:
         return [
             frozen("correct.source", (dims.features,)),
-            TensorSpec(
-                name="correct.mean",
-                dtype="float32",
-                shape=(dims.features,),
-                kind="statistic",
-                scope="domain",
-                merge="mean",
-                bound=1e6,
-            ),
+            statistic("correct.mean", (dims.features,)),
         ]
 
     def factory(self, data: FactoryData) -> Arrays:

@@ -23,13 +23,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.contracts import INACTIVE, Arrays, Dims, FactoryData, Head, Values, frozen
+from edgeadapt.host.contracts import INACTIVE, Dims, Head, Values, frozen, statistic
 from edgeadapt.host.methods.label_free.feature_space.prototypes import (
+    AdaptsPrototypes,
     posterior,
     source_prototypes,
     unit,
@@ -37,7 +37,7 @@ from edgeadapt.host.methods.label_free.feature_space.prototypes import (
 
 
 @dataclass(frozen=True)
-class HebbianPrototypes:
+class HebbianPrototypes(AdaptsPrototypes):
     """Domain state ``hebbian.offset`` (K, D): W - P, zeros for the factory and for classes that
     nobody added yet.
 
@@ -62,33 +62,13 @@ class HebbianPrototypes:
     strength: float = 3.0
     steps: int = 2
     name: ClassVar[str] = "hebbian_prototypes"
-    home: ClassVar[float] = 1.01
-    """Features stay where they are, so that they cannot come home; collapse and dispute still
-    suspend it.
-    """
+    prefix: ClassVar[str] = "hebbian"
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
-        offset = TensorSpec(
-            name="hebbian.offset",
-            dtype="float32",
-            shape=(dims.slots, dims.features),
-            kind="statistic",
-            scope="domain",
-            merge="mean",
-            class_axis=0,
-            bound=1e3,
-        )
-        return [frozen("hebbian.centre", (dims.features,)), offset]
-
-    def factory(self, data: FactoryData) -> Arrays:
-        return {
-            "hebbian.centre": data.z.mean(axis=0, dtype=np.float64).astype(np.float32),
-            "hebbian.offset": np.zeros((data.slots, data.dims.features), np.float32),
-        }
-
-    def adjust(self, t: Values, z: Tensor, logits: Tensor) -> Tensor:
-        moved = unit(z - t["hebbian.centre"]) @ t["hebbian.offset"].T
-        return logits + (self.strength / self.sharpness) * moved * t["head.active"]
+        return [
+            frozen("hebbian.centre", (dims.features,)),
+            statistic("hebbian.offset", (dims.slots, dims.features), bound=1e3, class_axis=0),
+        ]
 
     def adapt(
         self, t: Values, z: Tensor, sample_weight: Tensor

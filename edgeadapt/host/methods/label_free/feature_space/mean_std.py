@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import TensorSpec
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, Values, frozen, statistic
 
 # of the mean deviation: columns that are constant on the source have no scale of their own
 _FLOOR = 1e-3
@@ -51,22 +51,11 @@ class MeanStd:
     """
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
-        domain = [
-            TensorSpec(
-                name=name,
-                dtype="float32",
-                shape=(dims.features,),
-                kind="statistic",
-                scope="domain",
-                merge="mean",
-                bound=bound,
-            )
-            for name, bound in (("correct.mean", 1e6), ("correct.variance", 1e12))
-        ]
         return [
             frozen("correct.source", (dims.features,)),
             frozen("correct.source_variance", (dims.features,)),
-            *domain,
+            statistic("correct.mean", (dims.features,)),
+            statistic("correct.variance", (dims.features,), bound=1e12),
         ]
 
     def factory(self, data: FactoryData) -> Arrays:

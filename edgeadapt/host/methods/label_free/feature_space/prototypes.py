@@ -11,12 +11,40 @@ moved, the head's own answer stands, whatever its covariance knows that prototyp
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from edgeadapt.host.contracts import Values
+from edgeadapt.host.contracts import Arrays, FactoryData, Head, Values
 
 _SMALL = 1e-12
+
+
+class AdaptsPrototypes:
+    """A method with the frozen tensor ``<prefix>.centre`` (D,), c, and the domain state
+    ``<prefix>.offset`` (K, D), W - P, which is all that answering reads.
+    """
+
+    prefix: ClassVar[str]
+    home: ClassVar[float] = 1.01
+    """Features stay where they are, so that they cannot come home; collapse and dispute still
+    suspend it.
+    """
+    head: Head
+    sharpness: float
+    strength: float
+
+    def factory(self, data: FactoryData) -> Arrays:
+        return {
+            f"{self.prefix}.centre": data.z.mean(axis=0, dtype=np.float64).astype(np.float32),
+            f"{self.prefix}.offset": np.zeros((data.slots, data.dims.features), np.float32),
+        }
+
+    def adjust(self, t: Values, z: Tensor, logits: Tensor) -> Tensor:
+        moved = unit(z - t[f"{self.prefix}.centre"]) @ t[f"{self.prefix}.offset"].T
+        return logits + (self.strength / self.sharpness) * moved * t["head.active"]
 
 
 def unit(rows: Tensor) -> Tensor:
