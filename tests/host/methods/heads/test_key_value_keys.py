@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgeadapt.errors import InputError
 from edgeadapt.host.methods.heads.key_value.keys import (
+    MovingAverage,
     MovingKeys,
     Start,
     moving_average_keys,
@@ -20,6 +21,8 @@ from edgeadapt.host.methods.heads.key_value.keys import (
     start_keys,
     step,
 )
+
+NO_REPLACEMENT = MovingAverage(replace_below=0.0)
 
 
 def clustered(count: int, seed: int, books: int = 3, width: int = 4, clusters: int = 8) -> Any:
@@ -50,13 +53,13 @@ def test_a_start_by_kmeans_survives_the_first_average_and_would_not_with_empty_s
     hit = started.sizes > 0
     np.testing.assert_allclose(started.sums, started.keys * started.sizes[:, :, None], rtol=1e-5)
     lengths = np.linalg.norm(started.keys, axis=2)[hit]
-    ours = step(started, queries[:256], np.random.default_rng(1), replace_below=0.0)
+    ours = step(started, queries[:256], np.random.default_rng(1), NO_REPLACEMENT)
     np.testing.assert_allclose(np.linalg.norm(ours.keys, axis=2)[hit] / lengths, 1.0, atol=0.02)
     released = step(
         MovingKeys(started.keys, np.zeros_like(started.sums), started.sizes),
         queries[:256],
         np.random.default_rng(1),
-        replace_below=0.0,
+        NO_REPLACEMENT,
     )
     assert np.median(np.linalg.norm(released.keys, axis=2)[hit] / lengths) < 0.1
 
@@ -78,7 +81,7 @@ def test_dead_keys_are_replaced_by_queries_and_stay_where_they_were_put() -> Non
         np.random.default_rng(0),
     )
     assert np.abs(state.keys).max() < 50
-    again = step(state, queries[:2], np.random.default_rng(1), replace_below=0.0)
+    again = step(state, queries[:2], np.random.default_rng(1), NO_REPLACEMENT)
     missed = ~np.stack(
         [np.isin(np.arange(8), nearest_keys(queries[:2], state.keys)[:, c]) for c in range(3)]
     )

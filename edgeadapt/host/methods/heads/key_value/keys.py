@@ -41,6 +41,18 @@ class MovingKeys:
     sizes: F32
 
 
+@dataclass(frozen=True)
+class MovingAverage:
+    """g, eps, and the share of the mean hits below which a key is dead."""
+
+    decay: float = 0.95
+    epsilon: float = 1e-5
+    replace_below: float = 0.1
+
+
+_PUBLISHED = MovingAverage()
+
+
 def nearest_keys(queries: F32, keys: F32) -> I64:
     """(N, C, d), (C, J, d) -> (N, C) the index of the nearest key in every book; the first of
     equals.
@@ -85,19 +97,16 @@ def step(
     state: MovingKeys,
     queries: F32,
     rng: np.random.Generator,
-    *,
-    decay: float = 0.95,
-    epsilon: float = 1e-5,
-    replace_below: float = 0.1,
+    average: MovingAverage = _PUBLISHED,
 ) -> MovingKeys:
     """The averages after one batch of queries (B, C, d)."""
-    pairs = state.keys.shape[1]
+    pairs, decay, epsilon = state.keys.shape[1], average.decay, average.epsilon
     hits, added = _hits(queries, nearest_keys(queries, state.keys), pairs)
     sizes = decay * state.sizes + (1.0 - decay) * hits
     sums = decay * state.sums + (1.0 - decay) * added
     total = sizes.sum(axis=1, keepdims=True)
     keys = sums / ((sizes + epsilon) / (total + pairs * epsilon) * total)[:, :, None]
-    least = replace_below * len(queries) / pairs
+    least = average.replace_below * len(queries) / pairs
     dead = sizes < least
     for c in np.flatnonzero(dead.any(axis=1)):
         keys[c, dead[c]] = queries[rng.integers(0, len(queries), int(dead[c].sum())), c]
@@ -113,9 +122,7 @@ def moving_average_keys(
     start: Start = "normal",
     epochs: int = 10,
     batch: int = 256,
-    decay: float = 0.95,
-    epsilon: float = 1e-5,
-    replace_below: float = 0.1,
+    average: MovingAverage = _PUBLISHED,
     seed: int = 0,
 ) -> MovingKeys:
     """Keys of every book from unlabelled queries.
@@ -124,7 +131,6 @@ def moving_average_keys(
         queries: (N, C, d) finite, N at least 1. pairs: J, keys per book.
         epochs: passes over the queries; 0 leaves the start.
         batch: queries per step.
-        replace_below: share of the mean hits below which a key is dead.
 
     Raises:
         InputError: no queries, or some that are not finite.
@@ -140,15 +146,16 @@ def moving_average_keys(
     for _ in range(epochs):
         order = rng.permutation(len(queries))
         for first in range(0, len(order), batch):
-            state = step(
-                state,
-                queries[order[first : first + batch]],
-                rng,
-                decay=decay,
-                epsilon=epsilon,
-                replace_below=replace_below,
-            )
+            state = step(state, queries[order[first : first + batch]], rng, average)
     return state
 
 
-__all__ = ["MovingKeys", "Start", "moving_average_keys", "nearest_keys", "start_keys", "step"]
+__all__ = [
+    "MovingAverage",
+    "MovingKeys",
+    "Start",
+    "moving_average_keys",
+    "nearest_keys",
+    "start_keys",
+    "step",
+]
