@@ -21,7 +21,7 @@ reset are ours.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -217,28 +217,15 @@ class ThreeFactorHebbian(Hebbian):
 
     Args:
         head: that predicts. sharpness: 1 / temperature of its logits.
+        options: of ``Hebbian``.
     """
 
     name: ClassVar[str] = "hebbian_three_factor"
 
     def __init__(
-        self,
-        encoder: ModuleEncoder,
-        head: Head,
-        sharpness: float = 1.0,
-        *,
-        rule: SoftHebbian | None = None,
-        over_statistics: bool = True,
-        statistics_rate: float = 0.5,
-        steps: int = 1,
+        self, encoder: ModuleEncoder, head: Head, sharpness: float = 1.0, **options: Any
     ) -> None:
-        super().__init__(
-            encoder,
-            rule=rule,
-            over_statistics=over_statistics,
-            statistics_rate=statistics_rate,
-            steps=steps,
-        )
+        super().__init__(encoder, **options)
         self.head, self.sharpness = head, sharpness
 
     def _third_factor(self, x: Tensor, weight: Tensor, t: Values) -> Tensor:
@@ -258,6 +245,7 @@ class NeuroHebbian(Hebbian):
         rate: of the modulator.
         anchor: share of it that is taken back at each step.
         margin: of the reliable samples.
+        options: of ``Hebbian``.
 
     Raises:
         InputError: the encoder begins otherwise, or the head has no gradient.
@@ -271,27 +259,15 @@ class NeuroHebbian(Hebbian):
         head: Head,
         sharpness: float = 1.0,
         *,
-        rule: SoftHebbian | None = None,
-        over_statistics: bool = True,
-        statistics_rate: float = 0.5,
-        steps: int = 1,
         rate: float = 0.1,
         anchor: float = 0.01,
         margin: float = 0.4,
+        **options: Any,
     ) -> None:
         require_gradient(head, self.name)
-        super().__init__(
-            encoder,
-            rule=rule,
-            over_statistics=over_statistics,
-            statistics_rate=statistics_rate,
-            steps=steps,
-        )
-        self.head = head
-        self.sharpness = sharpness
-        self.rate = rate
-        self.anchor = anchor
-        self.margin = margin
+        super().__init__(encoder, **options)
+        self.head, self.sharpness = head, sharpness
+        self.rate, self.anchor, self.margin = rate, anchor, margin
 
     def tensors(self, dims: Dims) -> list[TensorSpec]:
         below = statistic("entropy.below", (1,), bound=1e3)
