@@ -1,5 +1,5 @@
-"""Which heads run in the streams: everything in ``host/methods`` that predicts, at the sizes that
-the byte classes ask for.
+"""Which heads run in the streams: everything in ``host/methods/heads`` that predicts, at the sizes
+that the byte classes ask for.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ Kanan, CVPR workshops 2020, arXiv 1909.01520).
     logits_k(z) = W_k^T p + b_k,   W_k = A^-1 (m_k - mu),   A = S + lambda I
             p (B, M) the features or their projection
 
-S is the pooled covariance within classes and m_k the class mean; ``slda`` in ``device/linalg.py``
-derives both from sums. Where we differ from the paper: its running mean and covariance are
-order-dependent and cannot forget; G = sum w h h^T and the class sums give the same covariance up to
-rounding, in any order, and a negative weight forgets. Its shrinkage (1 - e) S + e I depends on the
-scale of the features; ours is relative to them and safe at one label per class. Priors are equal,
-and a class of few labels is not passed over (``balance``).
+S is the pooled covariance within classes and m_k the class mean; ``slda`` in
+``device/numerics/linalg.py`` derives both from sums. Where we differ from the paper: its running
+mean and covariance are order-dependent and cannot forget; G = sum w h h^T and the class sums give
+the same covariance up to rounding, in any order, and a negative weight forgets. Its shrinkage (1 -
+e) S + e I depends on the scale of the features; ours is relative to them and safe at one label per
+class. Priors are equal, and a class of few labels is not passed over (``balance``).
 """
 
 from __future__ import annotations

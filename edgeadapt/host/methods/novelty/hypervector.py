@@ -3,7 +3,7 @@ class.
 
     u = [(z - m_z) / r_z, (taps - m_t) / r_t]
             groups of columns; m scalars (0 unless centred), r their scales (1 unless levelled)
-    h = P u    P from ``device/hypervectors.py``: seeded signs and a Hadamard transform
+    h = P u    P from ``device/numerics/hypervectors.py``: seeded signs and a Hadamard transform
     d_k = sum_{i in class k} w_i h_i / |h_i|^p
             evidence: order-free, mergeable, forgets by negative weight
     novelty(x) = 1 - max_k cos(h, d_k)                 over classes with evidence; (B,) in [0, 2]

@@ -13,11 +13,11 @@ S_total = S_within + S_between, it lives in the K - 1 discriminant directions, s
 apart that lie close together and misses what lies off in all other directions. ``outside`` is the
 residual of ViM (Wang et al., CVPR 2022, eq. 5) outside the T-span, the leading principal axes, and
 is the reverse. What depends on the head alone is derived once per label, not per batch
-(``device/class_residual.py``): with Q = M T and R = Q T^T, |rest(z) - rest(m_k)|^2 = |rest(z)|^2 +
-(|m_k - mu|^2 - |Q_k|^2) - 2 ((z - mu) (m_k - mu) - c R_k). Where we differ: both read one shared
-projection instead of a covariance of 6.6 MB and a subspace of 1.3 MB; the residual may start from a
-class mean, so a learned class stops being novel; the sum of the two is ours. No paper is
-reproduced.
+(``device/numerics/class_residual.py``): with Q = M T and R = Q T^T, |rest(z) - rest(m_k)|^2 =
+|rest(z)|^2 + (|m_k - mu|^2 - |Q_k|^2) - 2 ((z - mu) (m_k - mu) - c R_k). Where we differ: both read
+one shared projection instead of a covariance of 6.6 MB and a subspace of 1.3 MB; the residual may
+start from a class mean, so a learned class stops being novel; the sum of the two is ours. No paper
+is reproduced.
 """
 
 from __future__ import annotations

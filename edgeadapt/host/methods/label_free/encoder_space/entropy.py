@@ -60,7 +60,7 @@ class Tent:
         head: that predicts; a gradient must go through it.
         sharpness: 1 / temperature of its logits.
         rate: learning rate; 0 leaves norm statistics alone.
-        optimiser: of ``host/optimisers.py``.
+        optimiser: of ``host/steps/optimisers.py``.
         steps: per refresh.
         statistics_rate: of the moving average over refreshes, as of ``NormStatistics``; the step
             itself takes those of the memory.

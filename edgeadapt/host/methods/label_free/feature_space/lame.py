@@ -11,7 +11,7 @@ nearest neighbours of the batch; ours spreads the same total weight by similarit
 kernel normalised per row, because who is among the five nearest is decided by rounding where
 samples are alike, and such a graph computes different answers on different engines. Where classes
 follow one another this wins much, and where every batch is a fresh mix it loses: a device applies
-it behind a detector, ``device/correlation.py``.
+it behind a detector, ``device/adaptation/temporal_correlation.py``.
 """
 
 from __future__ import annotations
