@@ -8,9 +8,9 @@ method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
+from edgeadapt.device.numerics.linalg import NUMERICS
 
 Values = Mapping[str, Tensor]
 Arrays = dict[str, NDArray[Any]]
@@ -263,34 +264,14 @@ def head_tensors(width: int, dims: Dims) -> list[TensorSpec]:
     """What every linear head derives: weights (width + 1, K), class means (K, D) and the mask
     (K,).
     """
+    return [derived("head.weight", (width + 1, dims.slots), 1), *class_tensors(dims)]
+
+
+def class_tensors(dims: Dims) -> list[TensorSpec]:
+    """What every head derives: class means (K, D) and the mask (K,)."""
     return [
-        TensorSpec(
-            name="head.weight",
-            dtype="float32",
-            shape=(width + 1, dims.slots),
-            kind="derived",
-            class_axis=1,
-            bound=1e6,
-            persist="never",
-        ),
-        TensorSpec(
-            name="head.mean",
-            dtype="float32",
-            shape=(dims.slots, dims.features),
-            kind="derived",
-            class_axis=0,
-            bound=1e6,
-            persist="never",
-        ),
-        TensorSpec(
-            name="head.active",
-            dtype="float32",
-            shape=(dims.slots,),
-            kind="derived",
-            class_axis=0,
-            bound=1.0,
-            persist="never",
-        ),
+        derived("head.mean", (dims.slots, dims.features), 0),
+        derived("head.active", (dims.slots,), 0, bound=1.0),
     ]
 
 
@@ -308,29 +289,72 @@ def evidence(name: str, shape: tuple[int, ...], class_axis: int | None) -> Tenso
 
 
 def frozen(name: str, shape: tuple[int, ...]) -> TensorSpec:
+    """Fixed at export."""
     return TensorSpec(name=name, dtype="float32", shape=shape, kind="frozen", persist="never")
 
 
-def sum_evidence(method: Learns, data: FactoryData) -> Arrays:
-    """Factory evidence: the method's own ``learn``, run over the calibration data from zero."""
+def derived(
+    name: str, shape: tuple[int, ...], class_axis: int | None, *, bound: float = 1e6
+) -> TensorSpec:
+    """Computed by a numeric from evidence, and never stored."""
+    return TensorSpec(
+        name=name,
+        dtype="float32",
+        shape=shape,
+        kind="derived",
+        class_axis=class_axis,
+        bound=bound,
+        persist="never",
+    )
+
+
+def statistic(
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    bound: float = 1e6,
+    class_axis: int | None = None,
+    merge: Literal["mean", "replace"] = "mean",
+    persist: Literal["checkpoint", "session"] = "checkpoint",
+) -> TensorSpec:
+    """What every condition has of its own, and a label-free method changes."""
+    return TensorSpec(
+        name=name,
+        dtype="float32",
+        shape=shape,
+        kind="statistic",
+        scope="domain",
+        merge=merge,
+        class_axis=class_axis,
+        bound=bound,
+        persist=persist,
+    )
+
+
+def as_tensors(values: Arrays) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()}
+
+
+def with_evidence(method: Learns, fixed: Arrays, data: FactoryData) -> Arrays:
+    """``fixed`` tensors and the factory's evidence: the method's own ``learn``, run over the
+    calibration data from zero.
+    """
     zero = {s.name: torch.zeros(s.shape) for s in method.tensors(data.dims) if s.kind == "evidence"}
-    frozen_values = {
-        s.name: torch.zeros(s.shape) for s in method.tensors(data.dims) if s.kind == "frozen"
-    }
-    state = {**frozen_values, **zero}
-    return accumulate(method, state, data, tuple(zero))
-
-
-def accumulate(
-    method: Learns, state: dict[str, Tensor], data: FactoryData, names: tuple[str, ...]
-) -> Arrays:
+    state = {**as_tensors(fixed), **zero}
     for start in range(0, len(data.y), 1024):
-        rows = slice(start, start + 1024)
-        state |= method.learn(
-            state,
-            torch.from_numpy(data.z[rows]),
-            torch.from_numpy(data.taps[rows]),
-            torch.from_numpy(data.y[rows]),
-            torch.from_numpy(data.sample_weight[rows]),
+        some = (
+            torch.from_numpy(part[start : start + 1024])
+            for part in (data.z, data.taps, data.y, data.sample_weight)
         )
-    return {name: state[name].numpy() for name in names}
+        state |= method.learn(state, *some)
+    return {**fixed, **{name: state[name].numpy() for name in zero}}
+
+
+def with_derived(state: Values, numerics: Iterable[NumericSpec]) -> dict[str, Tensor]:
+    """``state`` and what the numerics derive from it, in order."""
+    state = dict(state)
+    for numeric in numerics:
+        given = (state[name].numpy() for name in numeric.reads)
+        found = NUMERICS[numeric.numeric](*given, **numeric.arguments)
+        state |= as_tensors(dict(zip(numeric.writes, found, strict=True)))
+    return state

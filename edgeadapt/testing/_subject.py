@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from edgeadapt.bundle.schema import NumericSpec, TensorSpec
-from edgeadapt.device.numerics.linalg import NUMERICS
-from edgeadapt.host.contracts import Dims
+from edgeadapt.host.contracts import Dims, with_derived
+from edgeadapt.host.methods.heads.ridge import Ridge
 from edgeadapt.host.methods.residual_shift import ResidualShift
-from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.testing._toy import Rows, Toy
 
 FUNCTIONS = (
@@ -110,18 +109,7 @@ class Subject:
 
     def derived(self, state: State) -> State:
         """``state`` with everything recomputed that numerics derive from evidence."""
-        for numeric in self.numerics:
-            values = NUMERICS[numeric.numeric](
-                *(state[name].numpy() for name in numeric.reads), **numeric.arguments
-            )
-            state = {
-                **state,
-                **{
-                    name: torch.from_numpy(value)
-                    for name, value in zip(numeric.writes, values, strict=True)
-                },
-            }
-        return state
+        return with_derived(state, self.numerics)
 
     def taught(self, state: State, rows: Rows, weight: float = 1.0, batch: int = 16) -> State:
         """``state`` after every part has learned the rows, batch by batch, and all that follows is

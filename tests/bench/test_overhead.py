@@ -20,8 +20,8 @@ from edgeadapt_bench.streams import heads
 from edgeadapt.bundle import read_bundle
 from edgeadapt.device.inference.program import Program
 from edgeadapt.errors import InputError, RuntimeUnavailable
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.ridge import Ridge
 from edgeadapt.runtime import open_runtime
 
 

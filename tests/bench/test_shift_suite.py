@@ -341,7 +341,7 @@ def test_members_stand_beside_each_other_and_one_that_cannot_says_why(
     dataset: ShiftDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "edgeadapt.host.methods.adaptations.NAMES",
+        "edgeadapt.host.methods.label_free.adaptations.NAMES",
         ("norm_statistics", "feature_shift", "no_such_method"),
     )
     said: list[str] = []

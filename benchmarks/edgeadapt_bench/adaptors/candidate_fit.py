@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgeadapt.host.contracts import FactoryData
-from edgeadapt.host.methods.adaptors import Training
-from edgeadapt.host.methods.trained_adaptor import TrainedAdaptor
+from edgeadapt.host.methods.adaptors.family import Training
+from edgeadapt.host.methods.adaptors.trained import TrainedAdaptor
 from edgeadapt_bench.adaptors.search_streams import Source
 
 F32 = NDArray[np.float32]

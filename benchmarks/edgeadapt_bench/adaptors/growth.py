@@ -209,9 +209,9 @@ def _bundles(
 ) -> dict[tuple[str, str], Bundle]:
     try:
         from edgeadapt import host
-        from edgeadapt.host.methods.bottleneck import Bottleneck
-        from edgeadapt.host.methods.low_rank import LowRank
-        from edgeadapt.host.methods.scale_shift import ScaleShift
+        from edgeadapt.host.methods.adaptors.bottleneck import Bottleneck
+        from edgeadapt.host.methods.adaptors.low_rank import LowRank
+        from edgeadapt.host.methods.adaptors.scale_shift import ScaleShift
     except ImportError as error:
         raise RuntimeUnavailable(
             f"{error}: this suite exports bundles, pip install 'edgeadapt[host]'"

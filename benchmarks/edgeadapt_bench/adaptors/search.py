@@ -33,7 +33,7 @@ from edgeadapt_bench.harness.measure import Row, Say, absent
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgeadapt.host.methods.trained_adaptor import TrainedAdaptor
+    from edgeadapt.host.methods.adaptors.trained import TrainedAdaptor
     from edgeadapt_bench.adaptors.search_streams import Stream
 
 F32 = NDArray[np.float32]
@@ -104,7 +104,7 @@ def trial(
     """Score every candidate, then train every candidate."""
     import torch
 
-    from edgeadapt.host.methods.adaptors import Training, family, training
+    from edgeadapt.host.methods.adaptors.family import Training, family, training
     from edgeadapt_bench.adaptors.candidate_fit import adapted_logits, factory, train
 
     source = stream.source

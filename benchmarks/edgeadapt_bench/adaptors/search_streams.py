@@ -16,10 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.device.numerics.linalg import NUMERICS
-from edgeadapt.host.contracts import Dims, FactoryData
+from edgeadapt.host.contracts import Dims, FactoryData, as_tensors, with_derived
 from edgeadapt.host.exporting.cross_fitting import log_loss
-from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.methods.heads.ridge import Ridge
 from edgeadapt.scenarios.corruptions import TUNING, corrupt
 from edgeadapt_bench.datasets.image_dataset import CONDITIONS, SAMPLE, SEVERITY, load_dataset
 from edgeadapt_bench.datasets.pools import lite0_of, load_pool
@@ -80,13 +79,8 @@ class Source:
     def taught(self, z: F32, y: I64) -> dict[str, Tensor]:
         """The head after it has learned some labels too."""
         features, labels = torch.from_numpy(z), torch.from_numpy(y)
-        return derived(
-            self.head,
-            {
-                **self.t,
-                **self.head.learn(self.t, features, features[:, :0], labels, torch.ones(len(y))),
-            },
-        )
+        learned = self.head.learn(self.t, features, features[:, :0], labels, torch.ones(len(y)))
+        return with_derived({**self.t, **learned}, self.head.numerics())
 
     def logits(self, z: F32, t: dict[str, Tensor] | None = None) -> F32:
         logits: F32 = self.head.predict(self.t if t is None else t, torch.from_numpy(z)).numpy()
@@ -108,23 +102,7 @@ class Stream:
 def fitted(head: Ridge, z: F32, y: I64, weight: F32, slots: int) -> dict[str, Tensor]:
     """Tensors of a ridge head, derived ones included."""
     values = head.factory(FactoryData(z, np.zeros((len(z), 0), np.float32), y, weight, slots))
-    return derived(head, {name: torch.from_numpy(value) for name, value in values.items()})
-
-
-def derived(head: Ridge, t: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``t`` with what follows from the evidence."""
-    for numeric in head.numerics():
-        values = NUMERICS[numeric.numeric](
-            *(t[name].numpy() for name in numeric.reads), **numeric.arguments
-        )
-        t = {
-            **t,
-            **{
-                name: torch.from_numpy(value)
-                for name, value in zip(numeric.writes, values, strict=True)
-            },
-        }
-    return t
+    return with_derived(as_tensors(values), head.numerics())
 
 
 def shipped(

@@ -13,12 +13,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeadapt.host.methods.adaptors import LARGEST_MATRIX, Training
-from edgeadapt.host.methods.bottleneck import Bottleneck
-from edgeadapt.host.methods.linear_adaptor import LinearAdaptor
-from edgeadapt.host.methods.low_rank import LowRank
-from edgeadapt.host.methods.scale_shift import ScaleShift
-from edgeadapt.host.methods.trained_adaptor import TrainedAdaptor
+from edgeadapt.host.methods.adaptors.bottleneck import Bottleneck
+from edgeadapt.host.methods.adaptors.family import LARGEST_MATRIX, Training
+from edgeadapt.host.methods.adaptors.linear import LinearAdaptor
+from edgeadapt.host.methods.adaptors.low_rank import LowRank
+from edgeadapt.host.methods.adaptors.scale_shift import ScaleShift
+from edgeadapt.host.methods.adaptors.trained import TrainedAdaptor
 from edgeadapt_bench.adaptors.candidate_fit import Tensors, adapted_logits, train
 from edgeadapt_bench.adaptors.search import labelled
 from edgeadapt_bench.adaptors.search_streams import FAMILIES, Stream

@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.device.numerics.linalg import NUMERICS
-from edgeadapt.host.contracts import Dims, FactoryData
+from edgeadapt.host.contracts import Dims, FactoryData, with_derived
 from edgeadapt_bench.baselines.stream_plan import Plan, least
 from edgeadapt_bench.datasets.pool import Pool
 
@@ -97,15 +96,7 @@ def learn(method: Any, state: State, z: F32, y: I64) -> State:
 
 def derive(method: Any, state: State) -> State:
     """``state`` with the derived tensors."""
-    for numeric in method.numerics():
-        values = NUMERICS[numeric.numeric](
-            *(state[name].numpy() for name in numeric.reads), **numeric.arguments
-        )
-        state = state | {
-            name: torch.from_numpy(np.ascontiguousarray(value))
-            for name, value in zip(numeric.writes, values, strict=True)
-        }
-    return state
+    return with_derived(state, method.numerics())
 
 
 def predict(method: Any, state: State, z: F32) -> I64:

@@ -54,7 +54,7 @@ def comparisons(quick: bool = False) -> dict[str, Scores]:
     and scores of the logits alone.
     """
     from edgeadapt.host.exporting.settings import NOVELTY
-    from edgeadapt.host.methods.hypervector import Hypervector
+    from edgeadapt.host.methods.novelty.hypervector import Hypervector
     from edgeadapt_bench.novelty.logit_scores import Energy, MaxLogit, MaxSoftmax
 
     candidates = {name: make() for name, make in NOVELTY.items()}
@@ -130,8 +130,8 @@ def _measure(
     from edgeadapt.host.assembly import calibration as calibrate
     from edgeadapt.host.assembly import novelty_choice
     from edgeadapt.host.exporting.settings import Settings
+    from edgeadapt.host.methods.heads.ridge import Ridge
     from edgeadapt.host.methods.residual_shift import ResidualShift
-    from edgeadapt.host.methods.ridge import Ridge
 
     head, sense = Ridge(penalty=Settings().penalty, balance=Settings().balance), ResidualShift()
     marks: dict[str, dict[str, list[Mark]]] = {}

@@ -36,7 +36,7 @@ def member_rows(
     say: Say,
 ) -> list[Row]:
     """Accuracy, worst loss and refresh cost per method; which settings Hebbian learning wins."""
-    from edgeadapt.host.methods.adaptations import NAMES
+    from edgeadapt.host.methods.label_free.adaptations import NAMES
 
     shown = {seed: Shown(dataset.test, count, seed) for seed in seeds}
     results, rows = Results(), []

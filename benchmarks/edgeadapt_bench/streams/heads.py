@@ -1,9 +1,9 @@
 """Ridge on Fashion-MNIST in five tasks of two classes, with EfficientNet-Lite0 features at 64 px,
 beside what a user could pick instead.
 
-The head is the method that ships (``host.methods.ridge``) with the numeric that derives its weights
-on a device; it sees each image once, class after class. The penalty is chosen on a validation part
-of the training images.
+The head is the method that ships (``host.methods.heads.ridge``) with the numeric that derives its
+weights on a device; it sees each image once, class after class. The penalty is chosen on a
+validation part of the training images.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def linear_probe(z: F32, y: I64, rate: float, seed: int = 0) -> F32:
 def run_heads(data: str | None, say: Say) -> list[Row]:
     """Final accuracy over ten classes after five tasks, and how far two class orders lie apart."""
     features = lite0_features(data, say)  # first: it names what is not installed
-    from edgeadapt.host.methods.nearest_mean import NearestMean
-    from edgeadapt.host.methods.ridge import Ridge
+    from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+    from edgeadapt.host.methods.heads.ridge import Ridge
 
     return compare(features, Ridge(), NearestMean(), say)
 

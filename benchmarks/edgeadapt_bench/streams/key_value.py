@@ -209,8 +209,8 @@ def head_answers(head: Any, pool: Pool, seed: int) -> Right:
 
 
 def _bottlenecks(dim: int, classes: int) -> Iterator[Choice]:
-    from edgeadapt.host.methods.key_value import KeyValueBottleneck
-    from edgeadapt.host.methods.projection import PrincipalProjection
+    from edgeadapt.host.methods.heads.key_value.bottleneck import KeyValueBottleneck
+    from edgeadapt.host.methods.heads.projection import PrincipalProjection
 
     projection = PrincipalProjection(64) if dim > 256 else None
     width = 1 << int(np.ceil(np.log2(64 if projection else dim)))
@@ -247,7 +247,7 @@ def _as_published(dim: int, classes: int) -> Choice:
     """Random heads on features as they are, nearest key only; 64 books of 256 keys, smaller than
     the paper's 256 books of 4,096.
     """
-    from edgeadapt.host.methods.key_value import KeyValueBottleneck
+    from edgeadapt.host.methods.heads.key_value.bottleneck import KeyValueBottleneck
 
     head = KeyValueBottleneck(
         books=64, pairs=256, key_dim=8, whitening="none", split="random", reads=1, start="normal"
@@ -256,8 +256,8 @@ def _as_published(dim: int, classes: int) -> Choice:
 
 
 def _linear_discriminants(dim: int, classes: int) -> Iterator[Choice]:
-    from edgeadapt.host.methods.projection import PrincipalProjection
-    from edgeadapt.host.methods.slda import StreamingLDA
+    from edgeadapt.host.methods.heads.projection import PrincipalProjection
+    from edgeadapt.host.methods.heads.slda import StreamingLDA
 
     for projection in (
         (PrincipalProjection(128), PrincipalProjection(160), PrincipalProjection(256))
@@ -268,7 +268,7 @@ def _linear_discriminants(dim: int, classes: int) -> Iterator[Choice]:
 
 
 def _ridges(dim: int, classes: int) -> Iterator[Choice]:
-    from edgeadapt.host.methods.ridge import Ridge
+    from edgeadapt.host.methods.heads.ridge import Ridge
 
     for width in () if dim > 256 else (128, 160, 192, 224, 256, 288, 320):
         for penalty in (1e-3, 1e-5):

@@ -1,5 +1,5 @@
-"""Which heads run in the streams: everything in ``host/methods`` that predicts, at the sizes that
-the byte classes ask for.
+"""Which heads run in the streams: everything in ``host/methods/heads`` that predicts, at the sizes
+that the byte classes ask for.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from edgeadapt.host.contracts import FactoryData
 from edgeadapt.host.exporting.head_search import candidates, choose_head
-from edgeadapt.host.methods.key_value import KeyValueBottleneck
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.projection import (
+from edgeadapt.host.methods.heads.key_value.bottleneck import KeyValueBottleneck
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.projection import (
     HadamardProjection,
     PrincipalProjection,
     SignProjection,
 )
-from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.heads.slda import StreamingLDA
 from edgeadapt_bench.baselines.stream_heads import state_bytes
 from edgeadapt_bench.datasets.pool import Pool
 from edgeadapt_bench.streams.stream_tables import BYTE_CLASSES

@@ -1,8 +1,8 @@
 """From the space of a projection back to feature space, for class means that are kept in M numbers
 and read in D.
 
-``edgeadapt/host/methods/projection.py`` says what the projections are and how their frozen tensors
-are packed.
+``edgeadapt/host/methods/heads/projection.py`` says what the projections are and how their frozen
+tensors are packed.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ a group lie in one half, and within a group the order of rows is time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,11 +16,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.bundle.schema import NoveltyPolicy, NumericSpec, ShiftPolicy
+from edgeadapt.bundle.schema import NoveltyPolicy, ShiftPolicy
 from edgeadapt.device.detection.window import shift_ratio_of_mean
-from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
-from edgeadapt.host.contracts import Arrays, Derives, FactoryData, Head, Scores
+from edgeadapt.host.contracts import (
+    Arrays,
+    Derives,
+    FactoryData,
+    Head,
+    Scores,
+    as_tensors,
+    with_derived,
+)
 from edgeadapt.host.methods.residual_shift import ResidualShift
 
 FEWEST_PER_CLASS = 5
@@ -61,21 +68,16 @@ class Fitted:
         cls, head: Head, sense: ResidualShift, data: FactoryData, extra: Arrays | None = None
     ) -> Fitted:
         values: Arrays = {**head.factory(data), **sense.factory(data), **(extra or {})}
-        return cls(head, sense, _derived({}, values, (*head.numerics(), *sense.numerics())))
+        numerics = (*head.numerics(), *sense.numerics())
+        return cls(head, sense, with_derived(as_tensors(values), numerics))
 
     def with_score(self, score: Scores, data: FactoryData) -> Fitted:
         """The same head and residuals beside a novelty score's factory values, derived ones
         included.
         """
-        return Fitted(
-            self.head,
-            self.sense,
-            _derived(
-                self.values,
-                score.factory(data),
-                score.numerics() if isinstance(score, Derives) else (),
-            ),
-        )
+        values = {**self.values, **as_tensors(score.factory(data))}
+        numerics = score.numerics() if isinstance(score, Derives) else ()
+        return Fitted(self.head, self.sense, with_derived(values, numerics))
 
     def logits(self, z: NDArray[np.float32]) -> NDArray[np.float32]:
         return self.head.predict(self.values, torch.from_numpy(z)).numpy()
@@ -153,20 +155,6 @@ class Part:
                 for rows in windows
             ]
         )
-
-
-def _derived(
-    known: Mapping[str, Tensor], values: Arrays, numerics: Sequence[NumericSpec]
-) -> dict[str, Tensor]:
-    """Known tensors, new values, and what the numerics derive from the new values, in order."""
-    for numeric in numerics:
-        given = (values[name] if name in values else known[name].numpy() for name in numeric.reads)
-        results = NUMERICS[numeric.numeric](*given, **numeric.arguments)
-        values = values | dict(zip(numeric.writes, results, strict=True))
-    return {
-        **known,
-        **{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()},
-    }
 
 
 def class_mix_windows(

@@ -37,9 +37,9 @@ from edgeadapt.host.contracts import frozen as frozen_spec
 from edgeadapt.host.encoders.base import Encoder, example_input
 from edgeadapt.host.encoders.dispatch import Identity
 from edgeadapt.host.encoders.torch_module import ModuleEncoder
-from edgeadapt.host.methods.lame import Lame
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.projected_means import KeepsMeans
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.projected_means import KeepsMeans
+from edgeadapt.host.methods.label_free.feature_space.lame import Lame
 from edgeadapt.host.methods.residual_shift import ResidualShift
 
 _FEW = 4  # inputs of a compiler's check that runs an encoder: the cases count, not their size

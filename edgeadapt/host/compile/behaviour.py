@@ -6,14 +6,12 @@ They are asked of the exported graph, not of the function.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from edgeadapt.errors import CompileError, CompileWarning
-from edgeadapt.host.compile.cases import WEIGHT, MakePorts, draw, separable
+from edgeadapt.host.compile.cases import WEIGHT, Subject, separable
 from edgeadapt.host.compile.session import Session
 from edgeadapt.runtime import NEXT
 
@@ -26,13 +24,7 @@ _ROW_TOLERANCE = 1e-5  # of the change; sums over a batch may be ordered differe
 
 
 def check_step(
-    name: str,
-    sessions: tuple[Session, ...],
-    make_ports: MakePorts,
-    batched: tuple[str, ...],
-    tensors: Mapping[str, Tensor],
-    batch: int,
-    toy_loss: ToyLoss = "refuse",
+    subject: Subject, sessions: tuple[Session, ...], toy_loss: ToyLoss = "refuse"
 ) -> None:
     """Check what every step must do.
 
@@ -45,20 +37,21 @@ def check_step(
     Raises:
         CompileError: names the tensor and the property.
     """
+    name = subject.name
     writes = tuple(key.removesuffix(NEXT) for key in sessions[-1].outputs if key.endswith(NEXT))
     if not writes:
         raise CompileError(f"{name}: is declared a step and writes no tensor")
-    _changes(name, sessions[-1], make_ports, tensors, batch, writes)
-    if WEIGHT in draw(make_ports, 0, batch):
+    _changes(subject, sessions[-1], writes)
+    if WEIGHT in subject.ports(0):
         if WEIGHT not in sessions[-1].inputs:
             raise CompileError(
                 f"{name}: {WEIGHT} has no effect; padding rows of weight 0 would be learned from"
             )
         for session in sessions:
-            _ignores_weightless_batches(name, session, make_ports, tensors, batch, writes)
-            _ignores_weightless_rows(name, session, make_ports, batched, tensors, batch, writes)
+            _ignores_weightless_batches(subject, session, writes)
+            _ignores_weightless_rows(subject, session, writes)
     if "loss" in sessions[-1].outputs and toy_loss != "accept":
-        said = _does_not_learn(sessions[-1], make_ports, batched, tensors, batch)
+        said = _does_not_learn(subject, sessions[-1])
         if said and toy_loss == "refuse":
             raise CompileError(f"{name}: {said}")
         if said:
@@ -66,69 +59,48 @@ def check_step(
             warnings.warn(told, CompileWarning, stacklevel=4)
 
 
-def _changes(
-    name: str,
-    session: Session,
-    make_ports: MakePorts,
-    tensors: Mapping[str, Tensor],
-    batch: int,
-    writes: tuple[str, ...],
-) -> None:
-    state, idle = dict(tensors), set(writes)
+def _changes(subject: Subject, session: Session, writes: tuple[str, ...]) -> None:
+    state, idle = dict(subject.tensors), set(writes)
     for seed in range(_IDLE_STEPS):
-        after = session(draw(make_ports, 200 + seed, batch), state)
+        after = session(subject.ports(200 + seed), state)
         for key in writes:
             if not torch.equal(after[key + NEXT], state[key]):
                 idle.discard(key)
             state[key] = after[key + NEXT]
     if idle:
         raise CompileError(
-            f"{name}: {sorted(idle)[0]} does not change in {_IDLE_STEPS} random steps; do not write"
-            " it, or fix the update"
+            f"{subject.name}: {sorted(idle)[0]} does not change in {_IDLE_STEPS} random steps; do"
+            " not write it, or fix the update"
         )
 
 
 def _ignores_weightless_batches(
-    name: str,
-    session: Session,
-    make_ports: MakePorts,
-    tensors: Mapping[str, Tensor],
-    batch: int,
-    writes: tuple[str, ...],
+    subject: Subject, session: Session, writes: tuple[str, ...]
 ) -> None:
-    state = dict(tensors)
-    ports = draw(make_ports, 300, batch)
+    state = dict(subject.tensors)
+    ports = subject.ports(300)
     after = session(ports, state)  # also from a state that has moved
     moved = {**state, **{key: after[key + NEXT] for key in writes}}
     for start in (state, moved):
-        same = session(
-            {**draw(make_ports, 301, batch), WEIGHT: torch.zeros_like(ports[WEIGHT])}, start
-        )
+        same = session({**subject.ports(301), WEIGHT: torch.zeros_like(ports[WEIGHT])}, start)
         for key in writes:
             if not torch.equal(same[key + NEXT], start[key]):
                 difference = (same[key + NEXT].double() - start[key].double()).abs().max().item()
                 raise CompileError(
-                    f"{name}: {key} changes by {difference:.1e} although every {WEIGHT} is 0; "
-                    "gate it: torch.where(sample_weight.sum() > 0, new, old)"
+                    f"{subject.name}: {key} changes by {difference:.1e} although every {WEIGHT} is"
+                    " 0; gate it: torch.where(sample_weight.sum() > 0, new, old)"
                 )
 
 
-def _ignores_weightless_rows(
-    name: str,
-    session: Session,
-    make_ports: MakePorts,
-    batched: tuple[str, ...],
-    tensors: Mapping[str, Tensor],
-    batch: int,
-    writes: tuple[str, ...],
-) -> None:
-    ports, other = draw(make_ports, 310, batch), draw(make_ports, 311, batch)
+def _ignores_weightless_rows(subject: Subject, session: Session, writes: tuple[str, ...]) -> None:
+    tensors, batch = subject.tensors, subject.batch
+    ports, other = subject.ports(310), subject.ports(311)
     if ports[WEIGHT].dim() != 1 or batch < 2:
         return
     muted = torch.arange(batch) % 2 == 0
     ports[WEIGHT] = torch.where(muted, 0.0, ports[WEIGHT])
     swapped = dict(ports)
-    for key in batched:
+    for key in subject.batched:
         if key != WEIGHT:
             swapped[key] = torch.where(
                 muted.reshape(-1, *[1] * (ports[key].dim() - 1)), other[key], ports[key]
@@ -145,20 +117,14 @@ def _ignores_weightless_rows(
         difference = (a - b).abs().max()
         if not bool(difference <= allowed):
             raise CompileError(
-                f"{name}: {key} depends on rows whose {WEIGHT} is 0 (by {difference.item():.1e}); "
-                "weight every mean, sum and norm over the batch"
+                f"{subject.name}: {key} depends on rows whose {WEIGHT} is 0 (by"
+                f" {difference.item():.1e}); weight every mean, sum and norm over the batch"
             )
 
 
-def _does_not_learn(
-    session: Session,
-    make_ports: MakePorts,
-    batched: tuple[str, ...],
-    tensors: Mapping[str, Tensor],
-    batch: int,
-) -> str:
+def _does_not_learn(subject: Subject, session: Session) -> str:
     """What became of the loss, if it was not halved; else nothing."""
-    ports, state = separable(draw(make_ports, 400, batch), batched), dict(tensors)
+    ports, state = separable(subject.ports(400), subject.batched), dict(subject.tensors)
     if WEIGHT in ports:
         ports[WEIGHT] = torch.ones_like(ports[WEIGHT])
     losses = []

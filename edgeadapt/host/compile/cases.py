@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from edgeadapt.errors import CompileError
+from edgeadapt.host.compile.trace import Step
 
 MakePorts = Callable[[torch.Generator, int], dict[str, Tensor]]
 """``(generator, batch) -> example ports``; equal generators must give equal examples."""
@@ -86,6 +88,32 @@ def batched_ports(name: str, make_ports: MakePorts, batch: int) -> tuple[str, ..
             )
         found.append(key)
     return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A function that is compiled, and what it is tried on.
+
+    Attributes:
+        name: of the graph, for messages.
+        tensors: example values by name, state and frozen.
+        batch: samples of an example.
+    """
+
+    name: str
+    fn: Step
+    make_ports: MakePorts
+    tensors: Mapping[str, Tensor]
+    batch: int
+
+    @cached_property
+    def batched(self) -> tuple[str, ...]:
+        """Ports whose leading axis is the batch."""
+        return batched_ports(self.name, self.make_ports, self.batch)
+
+    def ports(self, seed: int) -> dict[str, Tensor]:
+        """Example ports of one seed."""
+        return draw(self.make_ports, seed, self.batch)
 
 
 def parity_cases(

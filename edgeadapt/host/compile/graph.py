@@ -16,7 +16,7 @@ from edgeadapt._saved_graph import Description
 from edgeadapt.bundle.schema import Parity, PortSpec
 from edgeadapt.errors import CompileError
 from edgeadapt.host.compile.behaviour import ToyLoss, check_step
-from edgeadapt.host.compile.cases import TRACED_SEED, MakePorts, batched_ports, draw, parity_cases
+from edgeadapt.host.compile.cases import TRACED_SEED, MakePorts, Subject, parity_cases
 from edgeadapt.host.compile.emit import emit
 from edgeadapt.host.compile.graph_files import save_graph
 from edgeadapt.host.compile.lint import DTYPES, lint
@@ -206,8 +206,9 @@ def compile_graph(
     _check_frozen(name, frozen, tensors)
     if dynamic_batch and batch < 2:
         raise CompileError(f"{name}: a free batch is traced at 2 samples or more, not at {batch}")
-    batched = batched_ports(name, make_ports, batch)
-    ports = draw(make_ports, TRACED_SEED, batch)
+    subject = Subject(name, fn, make_ports, tensors, batch)
+    batched = subject.batched
+    ports = subject.ports(TRACED_SEED)
     traced = trace(name, fn, ports, tensors, batched if dynamic_batch else ())
     written = {key.removesuffix(NEXT) for key in traced.outputs if key.endswith(NEXT)}
     if overlap := sorted(written.intersection(frozen)):
@@ -232,11 +233,9 @@ def compile_graph(
             is_batch_free=bool(traced.batched),
             has_state=bool(graph.reads or graph.writes),
         )
-        parity = check_parity(
-            name, graph, fn, cases, tensors, sessions, make_ports, batch, tolerance
-        )
+        parity = check_parity(subject, graph, cases, sessions, tolerance)
         if is_step:
-            check_step(name, sessions, make_ports, batched, tensors, batch, toy_loss)
+            check_step(subject, sessions, toy_loss)
     return CompiledGraph(
         name=name,
         model=graph.model.SerializeToString(),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from edgeadapt.bundle.schema import Parity
 from edgeadapt.errors import CompileError
-from edgeadapt.host.compile.cases import Case, MakePorts, draw
+from edgeadapt.host.compile.cases import Case, Subject
 from edgeadapt.host.compile.condition import NOISE, Conditioning, in_float64
 from edgeadapt.host.compile.emit import Emitted
 from edgeadapt.host.compile.packed import Sizes, apart, packed_vectors
@@ -75,14 +75,10 @@ def run_float64(
 
 
 def check_parity(
-    name: str,
+    subject: Subject,
     graph: Emitted,
-    fn: Step,
     cases: list[Case],
-    tensors: Mapping[str, Tensor],
     sessions: tuple[Session, ...],
-    make_ports: MakePorts,
-    batch: int,
     tolerance: float,
 ) -> Parity:
     """Compare a graph with its function on every case at every optimiser setting, then in a chain.
@@ -90,12 +86,13 @@ def check_parity(
     Raises:
         CompileError: names the output, the case, the error and the optimiser setting.
     """
+    name, fn, tensors = subject.name, subject.fn, subject.tensors
     findings: list[Finding] = []
     vectors = packed_vectors(graph.model, tensors)
     moved = dict(tensors)
     # velocities and moments of an example are often 0, which hides how a step reads them
     if graph.writes:
-        steps = [draw(make_ports, 50 + step, batch) for step in range(MOVED_STEPS)]
+        steps = [subject.ports(50 + step) for step in range(MOVED_STEPS)]
         moved |= {
             key.removesuffix(NEXT): value
             for key, value in _follow(partial(run_torch, fn), steps, tensors).items()
@@ -118,7 +115,7 @@ def check_parity(
             )
             findings.append(Finding(error, where, partial(conditioning.explains, got)))
     if graph.writes:
-        findings.append(_chain(name, fn, tensors, sessions[-1], make_ports, batch, vectors))
+        findings.append(_chain(subject, sessions[-1], vectors))
     failing = sorted((f for f in findings if f.error > tolerance), key=lambda f: -f.error)
     if wrong := next((f for f in failing if not f.is_excused()), None):
         raise CompileError(
@@ -213,26 +210,18 @@ def _run_apart(
     return apart(run_torch(fn, ports, tensors), vectors)
 
 
-def _chain(
-    name: str,
-    fn: Step,
-    tensors: Mapping[str, Tensor],
-    session: Session,
-    make_ports: MakePorts,
-    batch: int,
-    vectors: Sizes,
-) -> Finding:
+def _chain(subject: Subject, session: Session, vectors: Sizes) -> Finding:
     """Torch and ONNX Runtime each feed back their own state; the error is a share of the change
     since the start.
     """
-    steps = [draw(make_ports, 100 + step, batch) for step in range(CHAIN_STEPS)]
+    tensors, steps = subject.tensors, [subject.ports(100 + step) for step in range(CHAIN_STEPS)]
 
     def evaluate() -> dict[str, Tensor]:
-        return apart(_follow(partial(run_torch, fn), steps, tensors), vectors)
+        return apart(_follow(partial(run_torch, subject.fn), steps, tensors), vectors)
 
     want, got = evaluate(), apart(_follow(session, steps, tensors), vectors)
     error, where = _compare(
-        name, want, got, apart(tensors, vectors), f"a chain of {CHAIN_STEPS} steps"
+        subject.name, want, got, apart(tensors, vectors), f"a chain of {CHAIN_STEPS} steps"
     )
     return Finding(
         error / _CHAIN_FACTOR, where, partial(Conditioning(want, evaluate).explains, got)

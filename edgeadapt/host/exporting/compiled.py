@@ -14,8 +14,8 @@ from edgeadapt.errors import InputError
 from edgeadapt.host.assembly.composition import Composition, RoleGraph, Weights
 from edgeadapt.host.assembly.examples import Examples
 from edgeadapt.host.exporting.calibrated import Calibrated
-from edgeadapt.host.methods.adaptations import MethodContext, adaptation
-from edgeadapt.host.methods.lame import Lame
+from edgeadapt.host.methods.label_free.adaptations import MethodContext, adaptation
+from edgeadapt.host.methods.label_free.feature_space.lame import Lame
 
 Graphs = dict[str, RoleGraph]
 

@@ -14,17 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
-from edgeadapt.host.contracts import FactoryData, Head
-from edgeadapt.host.methods.slda import StreamingLDA
-from edgeadapt.host.methods.standardisation import RandomFeatures, Standardisation
+from edgeadapt.host.contracts import FactoryData, Head, as_tensors, with_derived
+from edgeadapt.host.methods.heads.slda import StreamingLDA
+from edgeadapt.host.methods.heads.standardisation import RandomFeatures, Standardisation
 
 FOLDS = 5
 SHRINKAGES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 4.0, 10.0)
@@ -82,16 +80,6 @@ def folds_of(
     return place[of_row]
 
 
-def derived(head: Head, values: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """A head's factory values with what its numerics derive."""
-    for numeric in head.numerics():
-        found = NUMERICS[numeric.numeric](
-            *(values[name] for name in numeric.reads), **numeric.arguments
-        )
-        values = values | dict(zip(numeric.writes, found, strict=True))
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in values.items()}
-
-
 def cross_fitted(heads: Sequence[Head], data: FactoryData, fold: Folds) -> list[F32]:
     """Logits (N, K) of every row by each head, fitted without the row's fold.
 
@@ -101,10 +89,10 @@ def cross_fitted(heads: Sequence[Head], data: FactoryData, fold: Folds) -> list[
     logits = [np.zeros((len(data.y), data.slots), np.float32) for _ in heads]
     for k in np.unique(fold):
         inside, outside = data.rows(fold != k), fold == k
-        sums = heads[0].factory(inside)
+        sums = as_tensors(heads[0].factory(inside))
         z = torch.from_numpy(data.z[outside])
         for head, found in zip(heads, logits, strict=True):
-            found[outside] = head.predict(derived(head, sums), z).numpy()
+            found[outside] = head.predict(with_derived(sums, head.numerics()), z).numpy()
     return logits
 
 
@@ -197,7 +185,6 @@ __all__ = [
     "calibration_error",
     "choose_slda",
     "cross_fitted",
-    "derived",
     "folds_of",
     "judged",
     "log_loss",

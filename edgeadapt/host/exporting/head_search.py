@@ -18,14 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edgeadapt.device.numerics.linalg import NUMERICS
 from edgeadapt.errors import InputError
-from edgeadapt.host.contracts import Arrays, Dims, FactoryData, GivesReceipts, Head
-from edgeadapt.host.methods.key_value import KeyValueBottleneck
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection, Projection
-from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.contracts import Arrays, Dims, FactoryData, GivesReceipts, Head, with_derived
+from edgeadapt.host.methods.heads.key_value.bottleneck import KeyValueBottleneck
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.projection import (
+    HadamardProjection,
+    PrincipalProjection,
+    Projection,
+)
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.heads.slda import StreamingLDA
 
 WIDTHS = (32, 64, 128, 256, 512)
 RANDOM_FEATURES = (128, 256, 512, 1024)
@@ -291,7 +294,8 @@ class _Half:
                     for value in (later.z, later.taps, later.y, later.sample_weight)
                 )
                 state |= head.learn(state, z, taps, y, weight)
-            logits = head.predict(_derived(head, state), torch.from_numpy(judge.z))
+            found = with_derived(state, head.numerics())
+            logits = head.predict(found, torch.from_numpy(judge.z))
         return float((logits.argmax(dim=1).numpy() == judge.y).mean())
 
 
@@ -325,18 +329,6 @@ def _halves(data: FactoryData, heads: Sequence[Any], seed: int) -> list[_Half]:
             (classes[:half], classes[half:]) if len(classes) >= _FEWEST_CLASSES else (classes,)
         )
     ]
-
-
-def _derived(head: Head, state: State) -> State:
-    for numeric in head.numerics():
-        values = NUMERICS[numeric.numeric](
-            *(state[name].numpy() for name in numeric.reads), **numeric.arguments
-        )
-        state = state | {
-            name: torch.from_numpy(np.ascontiguousarray(value))
-            for name, value in zip(numeric.writes, values, strict=True)
-        }
-    return state
 
 
 __all__ = ["Candidate", "Choice", "Row", "candidates", "choose_head", "head_bytes"]

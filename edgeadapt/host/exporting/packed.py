@@ -34,11 +34,10 @@ from edgeadapt.bundle.schema import (
 from edgeadapt.host.contracts import Arrays
 from edgeadapt.host.exporting.calibrated import Calibrated
 from edgeadapt.host.exporting.compiled import Compiled
-from edgeadapt.host.methods.adaptors import training
-from edgeadapt.host.methods.projected_means import MOMENT
-from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.methods.scale_shift import ScaleShift
-from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.methods.adaptors.family import training
+from edgeadapt.host.methods.adaptors.scale_shift import ScaleShift
+from edgeadapt.host.methods.heads.projected_means import MOMENT
+from edgeadapt.host.methods.heads.second_moments import SecondMoments
 
 _WITH_SPACE = ("evidence", "derived", "parameter")
 
@@ -189,7 +188,7 @@ def _weighted(calibrated: Calibrated) -> tuple[str, ...]:
     """Sums of the head of which the factory's share may count more or less: those of heads that are
     solved for, not counted.
     """
-    if not isinstance(calibrated.head, (StreamingLDA, Ridge)):
+    if not isinstance(calibrated.head, SecondMoments):
         return ()
     return tuple(
         spec.name

@@ -11,15 +11,18 @@ from edgeadapt.bundle.schema import Variant
 from edgeadapt.errors import InputError
 from edgeadapt.host.contracts import Adapts, Dims, FactoryData, GivesReceipts, Head, Scores
 from edgeadapt.host.exporting.cross_fitting import FEW_FEATURES, Chosen, Folds, choose_slda, judged
-from edgeadapt.host.methods.adaptations import ENCODER_SPACE, NAMES
-from edgeadapt.host.methods.hypervector import Hypervector
-from edgeadapt.host.methods.key_value import KeyValueBottleneck
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.novelty import Cosine, Mahalanobis, NearestNeighbours, VirtualLogit
-from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection
-from edgeadapt.host.methods.relative_mahalanobis import RelativeMahalanobis
-from edgeadapt.host.methods.relative_residual import RelativeResidual
-from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.methods.heads.key_value.bottleneck import KeyValueBottleneck
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.projection import HadamardProjection, PrincipalProjection
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.label_free.adaptations import ENCODER_SPACE, NAMES
+from edgeadapt.host.methods.novelty.cosine import Cosine
+from edgeadapt.host.methods.novelty.hypervector import Hypervector
+from edgeadapt.host.methods.novelty.mahalanobis import Mahalanobis
+from edgeadapt.host.methods.novelty.nearest_neighbours import NearestNeighbours
+from edgeadapt.host.methods.novelty.relative_mahalanobis import RelativeMahalanobis
+from edgeadapt.host.methods.novelty.relative_residual import RelativeResidual
+from edgeadapt.host.methods.novelty.virtual_logit import VirtualLogit
 
 HEADS = ("slda", "ridge", "nearest_mean", "key_value")
 NOVELTY: dict[str, Callable[[], Scores]] = {
@@ -55,7 +58,7 @@ class Settings:
             by cross-fitting), ``ridge``, ``nearest_mean``, ``key_value``, or a head of your own (an
             object, see ``methods/base.py``).
         random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
-        penalty, balance: of the ridge head, see ``methods/ridge.py``.
+        penalty, balance: of the ridge head, see ``methods/heads/ridge.py``.
         state_kib: instead of ``head``, the best head on held-out calibration samples whose tensors
             take no more, see ``ladder.py``; None for ``head``.
         novelty: ``auto`` (by held-out classes) or a score's name.
@@ -266,8 +269,8 @@ class Settings:
             raise InputError(
                 f"adaptors = 'family' needs a head that a gradient goes through: {reason}"
             )
-        from edgeadapt.host.methods.adaptors import TRAINING, family
-        from edgeadapt.host.methods.trained_adaptor import TrainedAdaptor
+        from edgeadapt.host.methods.adaptors.family import TRAINING, family
+        from edgeadapt.host.methods.adaptors.trained import TrainedAdaptor
 
         if not isinstance(self.adaptors, str):
             for adaptor in self.adaptors:

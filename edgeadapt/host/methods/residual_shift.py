@@ -25,11 +25,12 @@ from edgeadapt.host.contracts import (
     Dims,
     FactoryData,
     Values,
-    accumulate,
     class_moment,
+    derived,
     evidence,
     frozen,
     one_hot,
+    with_evidence,
 )
 
 
@@ -57,15 +58,7 @@ class ResidualShift:
             frozen("shift.centre", (dims.features,)),
             frozen("shift.projection", (dims.features, d)),
             evidence("shift.moment", (d + taps + 1, dims.slots), 1),
-            TensorSpec(
-                name="shift.mean",
-                dtype="float32",
-                shape=(dims.slots, d + taps),
-                kind="derived",
-                class_axis=0,
-                bound=1e6,
-                persist="never",
-            ),
+            derived("shift.mean", (dims.slots, d + taps), 0),
         ]
         if taps:
             specs += [frozen("shift.tap_centre", (taps,)), frozen("shift.tap_scale", (taps,))]
@@ -83,14 +76,8 @@ class ResidualShift:
             fixed["shift.tap_scale"] = (
                 1.0 / np.maximum(deviation, 0.05 * deviation.mean() + 1e-9)
             ).astype(np.float32)
-        state = {
-            name: torch.from_numpy(np.asarray(value, np.float32)) for name, value in fixed.items()
-        }
-        state["shift.moment"] = torch.zeros(sum(self.columns(data.dims)) + 1, data.slots)
-        return {
-            **{k: np.asarray(v, np.float32) for k, v in fixed.items()},
-            **accumulate(self, state, data, ("shift.moment",)),
-        }
+        fixed = {name: np.asarray(value, np.float32) for name, value in fixed.items()}
+        return with_evidence(self, fixed, data)
 
     def _whitening(self, data: FactoryData) -> NDArray[np.float32]:
         """Directions of largest total variance, scaled so that within-class variance is 1 in

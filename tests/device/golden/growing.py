@@ -12,8 +12,8 @@ from edgeadapt_bench.datasets.mirrored_domain import NAMES, WIDTH, samples
 
 def export(path: Any) -> None:
     from edgeadapt import host
-    from edgeadapt.host.methods.bottleneck import Bottleneck
-    from edgeadapt.host.methods.low_rank import LowRank
+    from edgeadapt.host.methods.adaptors.bottleneck import Bottleneck
+    from edgeadapt.host.methods.adaptors.low_rank import LowRank
 
     x, names = samples(400, 1)
     labels = np.array([NAMES.index(name) for name in names])

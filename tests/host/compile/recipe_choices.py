@@ -23,10 +23,10 @@ from edgeadapt.host.encoders import dispatch as encoders
 from edgeadapt.host.encoders.networks import NETWORKS
 from edgeadapt.host.exporting import head_search as ladder
 from edgeadapt.host.exporting.settings import NOVELTY, SMOOTHERS
-from edgeadapt.host.methods import projection, standardisation
-from edgeadapt.host.methods.adaptations import NAMES
-from edgeadapt.host.methods.adaptors import TRAINING
-from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.methods.adaptors.family import TRAINING
+from edgeadapt.host.methods.heads import projection, standardisation
+from edgeadapt.host.methods.heads.slda import StreamingLDA
+from edgeadapt.host.methods.label_free.adaptations import NAMES
 
 _LADDER_DIMS = Dims(64, 0, 6)
 _PROJECTIONS = tuple(

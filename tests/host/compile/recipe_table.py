@@ -17,21 +17,21 @@ from recipe_encoders import CLASSES, labels, source
 from edgeadapt.bundle import Bundle
 from edgeadapt.host import export
 from edgeadapt.host.contracts import GivesReceipts, Head
-from edgeadapt.host.methods.adaptations import ENCODER_SPACE
-from edgeadapt.host.methods.bottleneck import Bottleneck
-from edgeadapt.host.methods.key_value import KeyValueBottleneck
-from edgeadapt.host.methods.linear_adaptor import LinearAdaptor
-from edgeadapt.host.methods.low_rank import LowRank
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.projection import (
+from edgeadapt.host.methods.adaptors.bottleneck import Bottleneck
+from edgeadapt.host.methods.adaptors.linear import LinearAdaptor
+from edgeadapt.host.methods.adaptors.low_rank import LowRank
+from edgeadapt.host.methods.adaptors.scale_shift import ScaleShift
+from edgeadapt.host.methods.heads.key_value.bottleneck import KeyValueBottleneck
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.projection import (
     HadamardProjection,
     PrincipalProjection,
     SignProjection,
 )
-from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.methods.scale_shift import ScaleShift
-from edgeadapt.host.methods.slda import StreamingLDA
-from edgeadapt.host.methods.standardisation import RandomFeatures, Standardisation
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.heads.slda import StreamingLDA
+from edgeadapt.host.methods.heads.standardisation import RandomFeatures, Standardisation
+from edgeadapt.host.methods.label_free.adaptations import ENCODER_SPACE
 
 
 @dataclass(frozen=True)

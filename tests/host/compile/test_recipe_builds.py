@@ -24,8 +24,8 @@ from edgeadapt.bundle import read_bundle
 from edgeadapt.demo.sample import bundle_path
 from edgeadapt.host.compile import engine
 from edgeadapt.host.exporting.settings import NOVELTY, Settings
-from edgeadapt.host.methods.novelty import Cosine
-from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.novelty.cosine import Cosine
 
 PAGE = (Path(__file__).parents[3] / "docs/tensorrt.md").read_text(encoding="utf-8")
 QUICK = [recipe for recipe in RECIPES if recipe.is_quick]

@@ -29,7 +29,7 @@ from edgeadapt.host.encoders.dispatch import Identity, as_encoder
 from edgeadapt.host.encoders.networks import Normalised, SmallResidual, build_network
 from edgeadapt.host.encoders.onnx_file import OnnxEncoder
 from edgeadapt.host.encoders.torch_module import ModuleEncoder
-from edgeadapt.host.methods.norm_statistics import NormStatistics
+from edgeadapt.host.methods.label_free.encoder_space.norm_statistics import NormStatistics
 from edgeadapt.runtime import GraphFile, Tensors
 
 GRAY = np.random.default_rng(0).integers(0, 256, (8, 28, 28), dtype=np.uint8)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from edgeadapt.errors import InputError
 from edgeadapt.host.encoders.dispatch import as_encoder
 from edgeadapt.host.encoders.torch_module import ModuleEncoder
-from edgeadapt.host.methods.batch_statistics import BatchStatisticsPass
+from edgeadapt.host.methods.label_free.encoder_space.batch_statistics import BatchStatisticsPass
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
 IMAGES = torch.from_numpy(PIXELS).float().permute(0, 3, 1, 2)

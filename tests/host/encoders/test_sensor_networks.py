@@ -21,7 +21,7 @@ from edgeadapt.host.encoders.base import example_input
 from edgeadapt.host.encoders.dispatch import as_encoder
 from edgeadapt.host.encoders.networks import Normalised, build_network, normalised
 from edgeadapt.host.encoders.torch_module import ModuleEncoder
-from edgeadapt.host.methods.norm_statistics import NormStatistics
+from edgeadapt.host.methods.label_free.encoder_space.norm_statistics import NormStatistics
 from edgeadapt.host.training.augmentation import augmented
 
 CLASSES = ("idle", "slow", "fast", "knock")

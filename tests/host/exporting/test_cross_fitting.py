@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.contracts import FactoryData
+from edgeadapt.host.contracts import FactoryData, as_tensors, with_derived
 from edgeadapt.host.exporting.cross_fitting import (
     calibration_error,
     choose_slda,
     cross_fitted,
-    derived,
     folds_of,
     log_loss,
 )
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.slda import StreamingLDA
 
 
 def drawn(
@@ -96,7 +95,8 @@ def test_noise_is_shrunk_more_than_signal_and_the_choice_is_near_the_best_on_new
     def accuracy(head: StreamingLDA) -> float:
         import torch
 
-        logits = head.predict(derived(head, head.factory(data)), torch.from_numpy(test.z)).numpy()
+        t = with_derived(as_tensors(head.factory(data)), head.numerics())
+        logits = head.predict(t, torch.from_numpy(test.z)).numpy()
         return float((logits.argmax(axis=1) == test.y).mean())
 
     tried = [

@@ -13,11 +13,11 @@ from edgeadapt.errors import InputError
 from edgeadapt.host.contracts import Dims, FactoryData
 from edgeadapt.host.exporting.head_search import Candidate, candidates, choose_head, head_bytes
 from edgeadapt.host.exporting.settings import Settings
-from edgeadapt.host.methods.key_value import KeyValueBottleneck
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.projection import HadamardProjection, PrincipalProjection
-from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.methods.slda import StreamingLDA
+from edgeadapt.host.methods.heads.key_value.bottleneck import KeyValueBottleneck
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.projection import HadamardProjection, PrincipalProjection
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.heads.slda import StreamingLDA
 
 FEATURES, CLASSES, SLOTS = 96, 6, 10
 _RNG = np.random.default_rng(5)

@@ -14,12 +14,12 @@ import torch
 
 from edgeadapt.bundle.schema import NumericSpec
 from edgeadapt.host.contracts import class_moment, one_hot
-from edgeadapt.host.methods.bottleneck import Bottleneck
-from edgeadapt.host.methods.feature_shift import FeatureShift
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.novelty import VirtualLogit
+from edgeadapt.host.methods.adaptors.bottleneck import Bottleneck
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.label_free.feature_space.feature_shift import FeatureShift
+from edgeadapt.host.methods.novelty.virtual_logit import VirtualLogit
 from edgeadapt.host.methods.residual_shift import ResidualShift
-from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.testing import _suite, check_identity_stub, check_method
 
 

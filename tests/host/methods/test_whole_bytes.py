@@ -12,10 +12,10 @@ import torch
 from edgeadapt.device.numerics.back_projection import projected_matrix
 from edgeadapt.host.compile import compile_inference
 from edgeadapt.host.contracts import Dims
-from edgeadapt.host.methods.hypervector import Hypervector
-from edgeadapt.host.methods.key_value import KeyValueBottleneck
-from edgeadapt.host.methods.projection import HadamardProjection, walsh_hadamard
-from edgeadapt.host.methods.ridge import Ridge
+from edgeadapt.host.methods.heads.key_value.bottleneck import KeyValueBottleneck
+from edgeadapt.host.methods.heads.projection import HadamardProjection, walsh_hadamard
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.novelty.hypervector import Hypervector
 from edgeadapt.host.methods.whole_bytes import from_bytes, to_bytes
 from edgeadapt.runtime import GraphFile, open_runtime
 

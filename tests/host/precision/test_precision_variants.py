@@ -24,9 +24,9 @@ from edgeadapt.host.assembly.novelty_choice import unseen_images
 from edgeadapt.host.compile.graph import CompiledGraph
 from edgeadapt.host.contracts import FactoryData
 from edgeadapt.host.encoders.base import InputSpec
-from edgeadapt.host.methods.novelty import Cosine
+from edgeadapt.host.methods.heads.ridge import Ridge
+from edgeadapt.host.methods.novelty.cosine import Cosine
 from edgeadapt.host.methods.residual_shift import ResidualShift
-from edgeadapt.host.methods.ridge import Ridge
 from edgeadapt.host.precision import VariantContext, make_variant
 from edgeadapt.host.precision.variants import extremes, relative_errors
 from edgeadapt.runtime import Executable, GraphFile, Runtime, Tensors, open_runtime

@@ -24,8 +24,8 @@ from edgeadapt.errors import InputError
 from edgeadapt.host.assembly import examples
 from edgeadapt.host.compile import compile_graph
 from edgeadapt.host.exporting import stressed
-from edgeadapt.host.methods import adaptations
-from edgeadapt.host.methods.feature_shift import FeatureShift
+from edgeadapt.host.methods.label_free import adaptations
+from edgeadapt.host.methods.label_free.feature_space.feature_shift import FeatureShift
 from edgeadapt.host.stress.again import stress_again
 from edgeadapt.host.stress.card import LENGTHS, Lengths, StressCard, Twin, pool_for, stress_card
 from edgeadapt.host.stress.streams import (
