@@ -193,8 +193,8 @@ class Learner:
         )
         self._closed = False
         self._owned_runtime = owned_runtime
-        vitals = Sensors().read if budget.needs_vitals else None
-        self._meter = Meter(budget, vitals=vitals, spent=self._program.runtime.spent)
+        readings = Sensors().read if budget.needs_vitals else None
+        self._meter = Meter(budget, readings=readings, spent=self._program.runtime.spent)
         self._room = WriteRoom(budget, self._journal.writes)
         self._worker = Worker()
         try:
