@@ -172,8 +172,8 @@ class LabelGuard:
         if len(rows) < _GAIN_FEWEST:
             return None
         below = live.domains[domain].tensors if domain in live.domains else Tensors()
-        taught = {row.seq for row in rows} - {row.seq for row in split.taken}
-        folds = folds_of(self._program, live, candidate.tensors, rows, taught)
+        learned = {row.seq for row in rows} - {row.seq for row in split.taken}
+        folds = folds_of(self._program, live, candidate.tensors, rows, learned)
         logits, y = cross_fitted(
             self._program,
             folds,

@@ -115,7 +115,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """How a head follows from its sums: what held-out labels chose (``head_choice.py``).
+    """How a head follows from its sums: what held-out labels chose (``head_search.py``).
 
     Attributes:
         factory_weight: how much the factory's share of the sums counts; 1 is ``factory_count``
