@@ -41,8 +41,10 @@ from edgeadapt.device.querying.pending import Pending
 from edgeadapt.device.querying.questions import Questions
 from edgeadapt.device.querying.quiet_questions import QuietQuestions
 from edgeadapt.device.recovery.digest import content_digest
+from edgeadapt.device.recovery.label_removal import LabelRemoval
 from edgeadapt.device.recovery.label_selection import Selection
-from edgeadapt.device.recovery.rollback import HistoryEditor
+from edgeadapt.device.recovery.retention import Retention
+from edgeadapt.device.recovery.rollback import rollback
 from edgeadapt.device.recovery.startup import StartupState, open_state
 from edgeadapt.device.recovery.trust import Remembered, Trust, check_offer
 from edgeadapt.device.resources.budget import Budget, Meter, WriteRoom
@@ -213,7 +215,7 @@ class Learner:
         self._log = CommitLog(
             program, journal, self._held_out, self._live, self._room, opened.replay_s
         )
-        self._history = HistoryEditor(self._log)
+        self._removal, self._retention = LabelRemoval(self._log), Retention(self._log)
         self._log_erasure = LogErasure(journal, self._worker)
         self._conditions = DomainManager(
             self._log,
@@ -233,7 +235,7 @@ class Learner:
             self._worker,
         )
         self._maintenance = Maintenance(
-            self._log, self._history, self._conditions, keep, opened.raw_per_class
+            self._log, self._retention, self._conditions, keep, opened.raw_per_class
         )
         self._label_worker = LabelWorker(
             self._log,
@@ -266,7 +268,7 @@ class Learner:
         )
         self._erasure = SampleErasure(
             self._log,
-            self._history,
+            self._removal,
             self._pending,
             self._questions,
             self._streams.found,
@@ -649,7 +651,7 @@ class Learner:
         samples = Selection(ids=[ids] if isinstance(ids, str) else ids).ids or ()
 
         def run() -> Receipt:
-            receipt = self._history.withdraw_labels(samples, source)
+            receipt = self._removal.withdraw_labels(samples, source)
             self._training.offer()
             return receipt
 
@@ -670,7 +672,7 @@ class Learner:
             raise InputError(f"a commit is a number from history(), got {to!r:.80}")
 
         def run() -> int:
-            target = self._history.rollback(to)
+            target = rollback(self._log, to)
             self._training.on_rollback()
             return target
 
