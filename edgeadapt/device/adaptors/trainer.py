@@ -25,7 +25,8 @@ from edgeadapt.device.adaptors.criteria import (
     ineligibility_reason,
     rejection_reason,
 )
-from edgeadapt.device.adaptors.search import Candidate, Ranked, choose
+from edgeadapt.device.adaptors.scores import Candidate
+from edgeadapt.device.adaptors.search import Ranked, choose
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.evidence_sums import add_evidence, corrections_now
 from edgeadapt.device.commits.guard import judge
