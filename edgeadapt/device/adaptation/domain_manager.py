@@ -81,7 +81,7 @@ class DomainManager:
         stream.enter(self._merged.get(stream.domain, stream.domain))
         hot = hot_residuals if stream.domain == SOURCE else None
         seen = WindowAnalysis(self._program, self._projection, state, view, hot, is_stuck)
-        stream.window.source_shift = seen.shift
+        stream.source_shift = seen.shift
         domain = state.domains.get(stream.domain)
         if domain is None:  # retired while the stream was in it
             stream.enter(SOURCE)

@@ -30,6 +30,7 @@ class Stream:
         trail: means of its last windows.
         left, left_ago: the condition it was in before the factory's came back, and windows since.
         last_window: its statistics, if it was under a condition.
+        source_shift: the shift of the last full window under the factory encoder.
         accuracy: as estimated at the last full window.
     """
 
@@ -40,6 +41,7 @@ class Stream:
     left: str = ""
     left_ago: int = 0
     last_window: WindowStats | None = None
+    source_shift: float = 0.0
     recent: RecentAccuracy = field(default_factory=RecentAccuracy)
     accuracy: AccuracyEstimate | None = None
     memories: dict[str, ReplayBuffer] = field(default_factory=dict)
