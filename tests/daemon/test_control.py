@@ -31,7 +31,7 @@ from edgeadapt import prepare
 from edgeadapt.bundle import read_bundle
 from edgeadapt.bundle.schema import Manifest
 from edgeadapt.daemon.decoding.images import png_of
-from edgeadapt.daemon.http import routes as api
+from edgeadapt.daemon.http import route as api
 from edgeadapt.daemon.http.openapi import ALL_ROUTES
 from edgeadapt.daemon.messages import Answer
 from edgeadapt.daemon.monitoring.time_series import Past, Series, Window
