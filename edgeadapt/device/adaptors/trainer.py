@@ -77,11 +77,7 @@ class AdaptorTrainer:
     """Runs on the worker."""
 
     def __init__(
-        self,
-        log: CommitLog,
-        meter: Meter,
-        worker: Worker,
-        selection: Kept = "oldest",
+        self, log: CommitLog, meter: Meter, worker: Worker, selection: Kept = "oldest"
     ) -> None:
         self._selector = "adaptive" if selection == "adaptive" else DEFAULT
         self._log, self._meter, self._worker = log, meter, worker

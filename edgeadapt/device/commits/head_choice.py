@@ -50,12 +50,7 @@ class _Chosen:
 class HeadChoices:
     """Runs on the worker."""
 
-    def __init__(
-        self,
-        log: CommitLog,
-        factory: FactorySamples,
-        meter: Meter,
-    ) -> None:
+    def __init__(self, log: CommitLog, factory: FactorySamples, meter: Meter) -> None:
         self._log, self._factory, self._meter = log, factory, meter
         self._program, self._journal, self._live = log.program, log.journal, log.live
         self._policy = self._program.manifest.policy.learn

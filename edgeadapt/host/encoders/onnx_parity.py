@@ -111,12 +111,7 @@ class Original:
     """The original model up to the feature, in ONNX Runtime with the optimiser off."""
 
     def __init__(
-        self,
-        file: Path,
-        original: ModelProto,
-        port: ModelInput,
-        spec: InputSpec,
-        feature: str,
+        self, file: Path, original: ModelProto, port: ModelInput, spec: InputSpec, feature: str
     ) -> None:
         self._file, self._port, self._spec, self._feature = file, port, spec, feature
         model = ModelProto()
