@@ -431,9 +431,8 @@ class Learner:
     ) -> None:
         """Label observed samples. Durable when it returns; learned by the worker soon after.
 
-        A sample that has a label gets another: what the old one taught is taken back, and the new
-        one counts as if it had been right on time. ``withdraw`` takes a label back without giving
-        another.
+        A sample that has a label gets another: the old one is unlearned, and the new one counts as
+        if it had been right on time. ``withdraw`` takes a label back without giving another.
 
         Args:
             ids: from ``Observation.ids`` or ``Question.id``.
@@ -804,9 +803,7 @@ class Learner:
         )
 
     def labelled(self) -> dict[str, int]:
-        """Labels of each known class that the learner goes by: those that teach it, and the fifth
-        that judges it.
-        """
+        """Accepted labels of each known class: learned ones, and the fifth that is held out."""
         return {name: self._held_out.count(name) for name in self.classes}
 
     def domains(self) -> dict[str, str]:

@@ -38,8 +38,8 @@ class LabelRemoval:
     def forget(
         self, rows: Sequence[EvidenceRow], pending: int, names: Names, unreachable: Sequence[str]
     ) -> Receipt:
-        """Delete rows, subtract what was learned from them, rewrite retained snapshots, take names
-        that nothing else has out of the history.
+        """Delete rows, subtract what was learned from them, rewrite retained snapshots, and erase
+        names that nothing else has.
         """
         live = self._log.live.current
         slots = live.slots
@@ -84,11 +84,9 @@ class LabelRemoval:
 
     def _grown_from(self, rows: Sequence[EvidenceRow]) -> set[str]:
         """Conditions whose adaptors these rows may have been trained into."""
-        return (
-            {row.domain for row in rows if row.commit_number is not None}
-            if self._program.adaptors
-            else set()
-        )
+        if not self._program.adaptors:
+            return set()
+        return {row.domain for row in rows if row.commit_number is not None}
 
     def _shed(
         self, memory: LearnerState, domains: Collection[str]
@@ -138,12 +136,9 @@ class LabelRemoval:
         """What rows without features leave behind."""
         if not bare or not self._program.beyond_receipts:
             return ()
-        return (
-            (
-                f"the features of {len(bare)} rows have expired: their part in"
-                f" {', '.join(self._program.beyond_receipts)} cannot be told apart any more"
-            ),
-        )
+        names = ", ".join(self._program.beyond_receipts)
+        why = f"the features of {len(bare)} rows have expired: their part in {names} cannot be told"
+        return (f"{why} apart any more",)
 
     def named_by(
         self, rows: Sequence[EvidenceRow], source: str | None, classes: Iterable[str]
@@ -160,16 +155,8 @@ class LabelRemoval:
     def out_of_reach(self) -> tuple[str, ...]:
         """Why forgetting cannot reach everything that was ever learned here."""
         horizon = self._journal.last_expiry()
-        return (
-            (
-                (
-                    f"rows of before commit {horizon} have expired: what was learned from them"
-                    " cannot be told apart any more"
-                ),
-            )
-            if horizon
-            else ()
-        )
+        why = f"rows of before commit {horizon} have expired: what was learned from them cannot be"
+        return (f"{why} told apart any more",) if horizon else ()
 
     def factory_reasons(self, classes: Collection[str]) -> tuple[str, ...]:
         """Classes that the factory's own samples still answer for, when every label of theirs is
