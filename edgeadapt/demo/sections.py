@@ -52,28 +52,14 @@ def headline(report: Report) -> str:
     stats = []
     if questions is not None:
         stats.append((decimal(questions), "questions asked"))
-    if (
-        frozen is not None
-        and learner is not None
-        and oracle is not None
-        and oracle > frozen
-        and learner > frozen
-    ):
-        share = (learner - frozen) / (oracle - frozen)
-        stats.append(
-            (
-                percent(share),
-                f"of the way from frozen to an oracle given every label ({percent(oracle)})",
-            )
-        )
+    if not (frozen is None or learner is None or oracle is None or min(oracle, learner) <= frozen):
+        share = percent((learner - frozen) / (oracle - frozen))
+        way = f"of the way from frozen to an oracle given every label ({percent(oracle)})"
+        stats.append((share, way))
     if seconds is not None:
         machine = report["product"].get("machine")
-        stats.append(
-            (
-                decimal(round(seconds), " s"),
-                f"on {escape(machine)}" if machine else "from the first image to the last",
-            )
-        )
+        where = f"on {escape(machine)}" if machine else "from the first image to the last"
+        stats.append((decimal(round(seconds), " s"), where))
     figures = "".join(f"<div><dt>{words}</dt><dd>{figure}</dd></div>" for figure, words in stats)
     return (
         f'<section class="hero"><h1>{words}</h1><p'
