@@ -15,7 +15,7 @@ class BundleError(EdgeadaptError):
 
 
 class InputError(EdgeadaptError, ValueError):
-    """An input was refused at the door: wrong shape, dtype, range, or values not finite."""
+    """An input was refused: wrong shape, dtype, range, or values not finite."""
 
 
 class UnknownClassError(EdgeadaptError, KeyError):

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import http.client
 import json
 import os
-import socket
-import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from edgeadapt import errors
 from edgeadapt.commands._arguments import add_actions, count
-from edgeadapt.errors import EdgeadaptError, InputError, UnknownClassError
+from edgeadapt.errors import UnknownClassError
 
-_CONNECT_S, _PATIENCE_S, _MAX_ANSWER_BYTES = 10.0, 600.0, 64 << 20
+if TYPE_CHECKING:
+    from edgeadapt.commands._daemon_client import DaemonClient
+
 _LONGEST_NAME = 64  # of a class, in a message; the time for the closest grows with the square of it
 
 
@@ -150,133 +148,14 @@ def ctl(args: argparse.Namespace) -> int:
     """Ask a running daemon, or tell it something; 1 if none answers, or if ``health`` finds it
     unwell.
     """
-    daemon = _Daemon(args.url, args.socket, args.token_file, args.ca_file)
+    from edgeadapt.commands._daemon_client import DaemonClient, NoAnswer
+
+    daemon = DaemonClient(args.url, args.socket, args.token_file, args.ca_file)
     try:
         return int(_ASKED[args.action](daemon, args))
-    except _NoAnswer as error:
+    except NoAnswer as error:
         print(f"edgeadapt: error: {error}", file=sys.stderr)
         return 1
-
-
-class _NoAnswer(Exception):
-    """Nobody answers there, or not as a daemon would."""
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-class _Daemon:
-    """One daemon, by the address of its control interface; a connection a request."""
-
-    def __init__(
-        self, url: str, path: Path | None, token_file: Path | None, ca_file: Path | None
-    ) -> None:
-        self._path, self.where = path, f"unix:{path}" if path else url
-        try:
-            self._url = urlsplit(url)
-            is_usable = (
-                self._url.scheme in ("http", "https")
-                and bool(self._url.hostname)
-                and self._url.port != 0
-            )
-        except ValueError:
-            is_usable = False
-        if not is_usable:
-            raise InputError(f"--url {url}: http://HOST:PORT or https://HOST:PORT is expected")
-        self._context = _trusting(ca_file) if self._url.scheme == "https" else None
-        self._headers = {"accept": "application/json"}
-        if token_file is not None:
-            from edgeadapt.daemon.config.secrecy import read_secret
-
-            self._headers["authorization"] = f"Bearer {read_secret(token_file)}"
-
-    def ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, **query: int | None
-    ) -> Any:
-        """What it answers: JSON as Python's values, or text.
-
-        Raises:
-            EdgeadaptError: the daemon's own, as it was raised there. _NoAnswer: nobody answers, or
-                a fault of the daemon.
-        """
-        status, answer = self.exchange(method, path, body, **query)
-        if status < 300:
-            return answer
-        reply = answer if isinstance(answer, dict) else {}
-        why = _printable(str(reply.get("error") or f"HTTP status {status}"))
-        kind = getattr(errors, str(reply.get("kind")), None)
-        if isinstance(kind, type) and issubclass(kind, EdgeadaptError):
-            raise kind(why)
-        if 400 <= status < 500:
-            needs_token = status == 401 and "authorization" not in self._headers
-            raise InputError(f"{why}{'; pass --token-file' if needs_token else ''}")
-        request = reply.get("request")
-        logged = f" (request {_printable(str(request))} in its log)" if request else ""
-        raise _NoAnswer(f"{self.where}: {why}{logged}")
-
-    def exchange(
-        self, method: str, path: str, body: dict[str, Any] | None = None, **query: int | None
-    ) -> tuple[int, Any]:
-        """Status and answer, whatever it is."""
-        given = {key: value for key, value in query.items() if value is not None}
-        prefix = "" if self._path else self._url.path.rstrip("/")
-        target = f"{prefix}{path}{'?' + urlencode(given) if given else ''}"
-        data = None if body is None else json.dumps(body).encode()
-        headers = self._headers | ({} if data is None else {"content-type": "application/json"})
-        connection = self._connection()
-        try:
-            connection.connect()
-            connection.sock.settimeout(_PATIENCE_S)
-            connection.request(method, target, data, headers)
-            response = connection.getresponse()
-            raw = response.read(_MAX_ANSWER_BYTES + 1)
-            if len(raw) > _MAX_ANSWER_BYTES:
-                raise _NoAnswer(f"{self.where}: answers with more than {_MAX_ANSWER_BYTES} bytes")
-            is_json = response.headers.get_content_type() == "application/json"
-            return response.status, json.loads(raw) if is_json else raw.decode("utf-8", "replace")
-        except ssl.SSLCertVerificationError as error:
-            raise _NoAnswer(
-                f"{self.where}: not trusted: {error.verify_message}; pass --ca-file with its"
-                " authority's certificate"
-            ) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            why = _printable(getattr(error, "strerror", None) or str(error) or type(error).__name__)
-            raise _NoAnswer(
-                f"{self.where}: no daemon answers there: {why}; 'edgeadapt serve' starts one"
-            ) from error
-        finally:
-            connection.close()
-
-    def _connection(self) -> http.client.HTTPConnection:
-        if self._path is not None:
-            return _UnixConnection(self._path, _CONNECT_S)
-        host, port = self._url.hostname or "", self._url.port
-        if self._context is not None:
-            return http.client.HTTPSConnection(
-                host, port, timeout=_CONNECT_S, context=self._context
-            )
-        return http.client.HTTPConnection(host, port, timeout=_CONNECT_S)
-
-
-def _trusting(ca_file: Path | None) -> ssl.SSLContext:
-    """The authorities of the system, or those in a file instead."""
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ValueError) as error:
-        why = (
-            "no certificate in PEM"
-            if isinstance(error, ssl.SSLError)
-            else getattr(error, "strerror", None) or error
-        )
-        raise InputError(f"--ca-file {ca_file}: {why}") from None
 
 
 def _say(answer: Any, args: argparse.Namespace) -> int:
@@ -284,13 +163,13 @@ def _say(answer: Any, args: argparse.Namespace) -> int:
     return 0
 
 
-def _list(path: str) -> Callable[[_Daemon, argparse.Namespace], int]:
+def _list(path: str) -> Callable[[DaemonClient, argparse.Namespace], int]:
     return lambda daemon, args: _say(daemon.ask("GET", path, limit=args.limit), args)
 
 
 def _post(
     path: str, body: Callable[[argparse.Namespace], dict[str, Any] | None]
-) -> Callable[[_Daemon, argparse.Namespace], int]:
+) -> Callable[[DaemonClient, argparse.Namespace], int]:
     return lambda daemon, args: _say(daemon.ask("POST", path, body(args)), args)
 
 
@@ -299,7 +178,7 @@ def _given(**conditions: Any) -> dict[str, Any]:
     return {key: value for key, value in conditions.items() if value not in (None, [])}
 
 
-def _classes(daemon: _Daemon, args: argparse.Namespace) -> int:
+def _classes(daemon: DaemonClient, args: argparse.Namespace) -> int:
     if args.add is not None:
         return _say(daemon.ask("POST", "/v1/classes", {"name": args.add}), args)
     if args.remove is not None:
@@ -307,17 +186,19 @@ def _classes(daemon: _Daemon, args: argparse.Namespace) -> int:
     return _say(daemon.ask("GET", "/v1/classes"), args)
 
 
-def _label(daemon: _Daemon, args: argparse.Namespace) -> int:
+def _label(daemon: DaemonClient, args: argparse.Namespace) -> int:
     """A name that is no class yet may be a slip: a person is asked, a script says --new.
 
     Raises:
         UnknownClassError: the class is not known, and nobody said that it is new.
     """
     if not args.new and args.label not in (known := daemon.ask("GET", "/v1/classes")["classes"]):
+        from edgeadapt.commands._daemon_client import printable
+
         name, names = args.label[:_LONGEST_NAME], [str(one)[:_LONGEST_NAME] for one in known]
         close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-        closest = f", the closest is {_printable(close[0])!r}" if close else ""
-        what = f"no class {_printable(name)!r} yet{closest}"
+        closest = f", the closest is {printable(close[0])!r}" if close else ""
+        what = f"no class {printable(name)!r} yet{closest}"
         if not (sys.stdin.isatty() and _agrees(f"There is {what}. Add it? [y/N] ")):
             raise UnknownClassError(
                 f'{what}: --new adds it, if the daemon\'s policy.new_classes is "add"; '
@@ -332,7 +213,7 @@ def _agrees(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _health(daemon: _Daemon, args: argparse.Namespace) -> int:
+def _health(daemon: DaemonClient, args: argparse.Namespace) -> int:
     """Alive and ready; for scripts and containers."""
     found = {path: daemon.exchange("GET", path) for path in ("/healthz", "/readyz")}
     is_well = all(status == 200 for status, _ in found.values())
@@ -340,19 +221,19 @@ def _health(daemon: _Daemon, args: argparse.Namespace) -> int:
     return 0 if is_well else 1
 
 
-def _status(daemon: _Daemon, args: argparse.Namespace) -> int:
+def _status(daemon: DaemonClient, args: argparse.Namespace) -> int:
     """What the page shows, and how good the answers are."""
     status, quality = daemon.ask("GET", "/v1/status"), daemon.ask("GET", "/v1/quality")
     return _say(status | {"quality": quality}, args)
 
 
-def _metrics(daemon: _Daemon, args: argparse.Namespace) -> int:
+def _metrics(daemon: DaemonClient, args: argparse.Namespace) -> int:
     text = daemon.ask("GET", "/metrics")
     print(json.dumps({"metrics": text}) if args.json else text, end="\n" if args.json else "")
     return 0
 
 
-_ASKED: dict[str, Callable[[_Daemon, argparse.Namespace], int]] = {
+_ASKED: dict[str, Callable[[DaemonClient, argparse.Namespace], int]] = {
     "status": _status,
     "health": _health,
     "metrics": _metrics,
@@ -422,10 +303,6 @@ def _dated(key: str, value: Any) -> Any:
     if is_time and isinstance(value, (int, float)) and 1e9 < value < 1e11:
         return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(value))
     return value
-
-
-def _printable(text: str) -> str:
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _word(value: Any) -> str:

@@ -1,33 +1,33 @@
-"""The drawings of the demo's report, written by hand as SVG. Colour and type come from
-`report.css`, by class.
-
-`Timeline` is the picture: accuracy of the learner, its frozen twin and the labelled oracle over the
-stream, and beneath it, on the same axis, what the learner sensed, asked, learned and refused.
-`overview` and `spark` are the same curves, small.
+"""The small drawings of the demo's report, written by hand as SVG; `timeline.py` has the large one.
+Colour and type come from `report.css`, by class.
 """
 
 from __future__ import annotations
 
-import html
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
+from edgeadapt.demo.elements import (
+    Series,
+    area,
+    escape,
+    fit,
+    is_number,
+    label,
+    line,
+    number,
+    path,
+    percent,
+    svg,
+)
+
 if TYPE_CHECKING:
     from edgeadapt.demo.report import Act, Batch
 
-Series = list[float | None]
-
-# the plot, the names left of it, the names of the lines right of it
-WIDTH, GUTTER, END = 944.0, 96.0, 120.0
-ACTS_Y, RIBBON_Y, ACCURACY_Y, ACCURACY_H = 12.0, 58.0, 88.0, 302.0
-SHIFT_Y, SHIFT_H, NOVEL_Y, NOVEL_H, DOMAIN_Y = 420.0, 66.0, 510.0, 36.0, 570.0
-LANES_Y, LANE_H = 604.0, 28.0
-RIBBON_H = 17.0
-SHIFT_LOW = 0.25  # below a quarter of the threshold the stream is simply quiet
 # standard deviation of the Gaussian that smooths the curves, never across a change of act or
 # condition
 SMOOTH_BATCHES = 3.5
@@ -85,35 +85,9 @@ GLYPHS = {
     "resumed": Glyph("guards", "resumed", "M-3.5-5 5 0-3.5 5z", is_named=True),
 }
 OTHER = Glyph("guards", "other", "M-3-3h6v6h-6z")
-_LANDMARKS = frozenset(
+LANDMARKS = frozenset(
     {"domain_opened", "domain_found", "class_added", "forgotten", "rolled_back", "killed"}
 )
-
-
-def escape(value: object) -> str:
-    """`value` as text that is safe in HTML and in XML, between tags and inside quotes."""
-    known = str(value).encode("utf-8", "replace").decode("utf-8")
-    return html.escape(
-        "".join(
-            c
-            for c in known
-            if c in "\t\n"
-            or (ord(c) >= 32 and not 127 <= ord(c) < 160 and ord(c) not in (0xFFFE, 0xFFFF))
-        )
-    )
-
-
-def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def percent(value: float | None) -> str:
-    return f"{100 * value:.0f}%" if value is not None and is_number(value) else "–"
-
-
-def number(value: float) -> str:
-    """A coordinate, to a tenth of a pixel."""
-    return f"{value:.1f}".removesuffix(".0")
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -142,85 +116,6 @@ def smooth(values: Series, starts: Sequence[int]) -> Series:
             total = sum(weight * value for weight, (_, value) in zip(weights, near, strict=True))
             smoothed.append(total / sum(weights) if near and values[i] is not None else None)
     return smoothed
-
-
-def fit(words: str, width: float, size: float, lines: int = 1) -> list[str]:
-    """Breaks `words` into at most `lines` lines of about `width` pixels; what does not fit ends in
-    an ellipsis, or is left out.
-    """
-    room = int(width / (0.55 * size))
-    if room < 3:
-        return []
-    fitted: list[str] = []
-    for word in words.split():
-        if fitted and len(fitted[-1]) + 1 + len(word) <= room:
-            fitted[-1] += " " + word
-        else:
-            fitted.append(word)
-    is_cut = len(fitted) > lines
-    fitted = [line if len(line) <= room else line[: room - 1] + "…" for line in fitted[:lines]]
-    if is_cut and not fitted[-1].endswith("…"):
-        fitted[-1] = fitted[-1][: room - 1].rstrip(" ,.;:") + "…"
-    return fitted
-
-
-def _unbroken(*curves: Series) -> Iterator[list[int]]:
-    """Positions in unbroken runs where every curve has a value."""
-    known = [i for i, row in enumerate(zip(*curves, strict=True)) if None not in row]
-    for _, run in groupby(enumerate(known), key=lambda pair: pair[1] - pair[0]):
-        yield [i for _, i in run]
-
-
-def line(curve: Series, x: Callable[[int], float], y: Callable[[float], float]) -> str:
-    points = [
-        [f"{number(x(i))} {number(y(curve[i] or 0.0))}" for i in run] for run in _unbroken(curve)
-    ]
-    return "".join("M" + "L".join(run if len(run) > 1 else run * 2) for run in points)
-
-
-def dots(curve: Series, x: Callable[[int], float], y: Callable[[float], float]) -> str:
-    return "".join(
-        f"M{number(x(i))} {number(y(value))}h0"
-        for i, value in enumerate(curve)
-        if value is not None
-    )
-
-
-def area(
-    upper: Series, lower: Series, x: Callable[[int], float], y: Callable[[float], float]
-) -> str:
-    """The surface between two curves, where `upper` is the higher one."""
-    shapes = []
-    for run in _unbroken(upper, lower):
-        top = [f"{number(x(i))} {number(y(max(upper[i] or 0.0, lower[i] or 0.0)))}" for i in run]
-        bottom = [f"{number(x(i))} {number(y(lower[i] or 0.0))}" for i in reversed(run)]
-        shapes.append("M" + "L".join(top + bottom) + "z")
-    return "".join(shapes)
-
-
-def path(kind: str, d: str) -> str:
-    return f'<path class="{kind}" d="{d}"/>' if d else ""
-
-
-def label(x: float, y: float, words: str, kind: str = "", anchor: str = "") -> str:
-    where = f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{number(x)}" y="{number(y)}" class="{kind}"{where}>{escape(words)}</text>'
-
-
-def svg(
-    width: float, height: float, body: str, kind: str, name: str = "", is_stretched: bool = False
-) -> str:
-    """An SVG element; one with a `name` is an image to assistive technology, one without is
-    decoration.
-    """
-    stretch = ' preserveAspectRatio="none"' if is_stretched else ""
-    role = (
-        f'role="img" aria-label="{escape(name)}"'
-        if name
-        else 'aria-hidden="true" focusable="false"'
-    )
-    box = f'viewBox="0 0 {number(width)} {number(height)}"{stretch}'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" {box} {role}>{body}</svg>'
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import cast
 
 from edgeadapt.demo import sections
-from edgeadapt.demo.charts import Curves, percent
+from edgeadapt.demo.charts import Curves
+from edgeadapt.demo.elements import percent
 from edgeadapt.demo.report import Report
 
 

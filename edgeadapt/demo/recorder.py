@@ -1,4 +1,4 @@
-"""Runs the learner beside a frozen twin and a labelled oracle, and writes down what a report
+"""Runs the learner beside a frozen model and a labelled oracle, and writes down what a report
 needs.
 """
 

@@ -92,7 +92,7 @@ class DemoRun:
         salt: int,
         oracle: RefittedHead | None = None,
     ) -> tuple[float, float, float]:
-        """A stream of one condition; mean accuracy of learner, frozen twin and oracle."""
+        """A stream of one condition; mean accuracy of learner, frozen model and oracle."""
         x, y = self.images.streamed(self.images.stream, count, order, condition, salt)
         first = len(self.recorder.batches)
         for rows in batches(count, BATCH):

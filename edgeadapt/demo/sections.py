@@ -8,13 +8,22 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from edgeadapt.demo import charts
-from edgeadapt.demo.charts import Curves, escape, is_number, percent
+from edgeadapt.demo.charts import Curves
+from edgeadapt.demo.elements import (
+    decimal,
+    escape,
+    figure,
+    is_number,
+    percent,
+    section,
+    swatch,
+    table,
+)
 from edgeadapt.demo.report import Fact, Report
-from edgeadapt.demo.timeline import Timeline
+from edgeadapt.demo.timeline import WIDTH, Timeline
 
 _COST_PARTS = ("encode", "sense", "learn", "record")
 _IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
@@ -24,49 +33,6 @@ _LEDE = (
     " few good questions, learns from the answers at once, corrects what it can without labels, and"
     " takes back whatever made it worse."
 )
-
-
-def figure(table: object, key: str) -> float | None:
-    value = cast("dict[str, Any]", table).get(key)
-    return value if is_number(value) else None
-
-
-def _decimal(value: float | None, unit: str = "") -> str:
-    """Three figures at most, because nobody reads a fourth."""
-    if value is None:
-        return "–"
-    digits = 0 if abs(value) >= 100 or float(value).is_integer() else 1 if abs(value) >= 10 else 2
-    return f"{value:,.{digits}f}{unit}"
-
-
-def _swatch(name: str, words: str) -> str:
-    return f'<span class="swatch {name}">{words}</span>'
-
-
-def _section(name: str, title: str, lede: str, body: str) -> str:
-    head = f'<h2 id="{name}-title">{title}</h2><p class="lede">{lede}</p>'
-    return f'<section id="{name}" aria-labelledby="{name}-title">{head}{body}</section>\n'
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
-    """A table whose rows become blocks on a phone; the roles keep it a table for assistive
-    technology. Cells are HTML already.
-    """
-    head = "".join(f'<th role="columnheader" scope="col">{name}</th>' for name in heads)
-    body = "".join(
-        '<tr role="row">'
-        + f'<th role="rowheader" scope="row">{first}</th>'
-        + "".join(
-            f'<td role="cell" data-head="{name}">{cell}</td>'
-            for name, cell in zip(heads[1:], rest, strict=True)
-        )
-        + "</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<table role="table" class="{kind}"><thead role="rowgroup"><tr'
-        f' role="row">{head}</tr></thead><tbody role="rowgroup">{body}</tbody></table>'
-    )
 
 
 def headline(report: Report) -> str:
@@ -85,29 +51,15 @@ def headline(report: Report) -> str:
         )
     stats = []
     if questions is not None:
-        stats.append((_decimal(questions), "questions asked"))
-    if (
-        frozen is not None
-        and learner is not None
-        and oracle is not None
-        and oracle > frozen
-        and learner > frozen
-    ):
-        share = (learner - frozen) / (oracle - frozen)
-        stats.append(
-            (
-                percent(share),
-                f"of the way from frozen to an oracle given every label ({percent(oracle)})",
-            )
-        )
+        stats.append((decimal(questions), "questions asked"))
+    if not (frozen is None or learner is None or oracle is None or min(oracle, learner) <= frozen):
+        share = percent((learner - frozen) / (oracle - frozen))
+        way = f"of the way from frozen to an oracle given every label ({percent(oracle)})"
+        stats.append((share, way))
     if seconds is not None:
         machine = report["product"].get("machine")
-        stats.append(
-            (
-                _decimal(round(seconds), " s"),
-                f"on {escape(machine)}" if machine else "from the first image to the last",
-            )
-        )
+        where = f"on {escape(machine)}" if machine else "from the first image to the last"
+        stats.append((decimal(round(seconds), " s"), where))
     figures = "".join(f"<div><dt>{words}</dt><dd>{figure}</dd></div>" for figure, words in stats)
     return (
         f'<section class="hero"><h1>{words}</h1><p'
@@ -117,7 +69,7 @@ def headline(report: Report) -> str:
 
 def picture(report: Report, curves: Curves | None) -> str:
     if curves is None:
-        return _section(
+        return section(
             "picture", "The stream", "No batches were recorded, so there is nothing to draw.", ""
         )
     events = report.get("events", [])
@@ -154,13 +106,13 @@ def picture(report: Report, curves: Curves | None) -> str:
         for batch in curves.batches
     ]
     data = (
-        json.dumps(finite({"width": charts.WIDTH, "rows": rows}), separators=(",", ":"))
+        json.dumps(finite({"width": WIDTH, "rows": rows}), separators=(",", ":"))
         .replace("<", "\\u003c")
         .replace("&", "\\u0026")
     )
     sizes = Counter(batch.get("size", 0) for batch in curves.batches).most_common(1)
     body = f"""<figure class="picture" data-live>
-<p class="lines">{" ".join(_swatch(*name) for name in names)}</p>
+<p class="lines">{" ".join(swatch(*name) for name in names)}</p>
 {charts.overview(curves, told)}
 <div class="frame">
 <div class="scroller" tabindex="0" role="region"
@@ -176,7 +128,7 @@ def picture(report: Report, curves: Curves | None) -> str:
 <details><summary>The picture as a table</summary>{_acts_table(report, curves)}</details>
 <script type="application/json" class="rows">{data}</script>
 </figure>"""
-    return _section(
+    return section(
         "picture",
         "What happened",
         f"{count} batches of {sizes[0][0]} images, one after the other. Above, how often each model"
@@ -213,11 +165,11 @@ def _acts_table(report: Report, curves: Curves) -> str:
                 escape(act["title"]),
                 f"{act['first_batch']}–{act['last_batch']}",
                 *means,
-                _decimal(max(shifts), "×") if shifts else "–",
+                decimal(max(shifts), "×") if shifts else "–",
                 escape(", ".join(f"{name} {count}" for name, count in seen.items())) or "–",
             ]
         )
-    return _table(
+    return table(
         ("act", "batches", "learner", "frozen", "oracle", "highest shift", "events"), rows, "plain"
     )
 
@@ -232,7 +184,7 @@ def acts(report: Report, curves: Curves | None) -> str:
             if curves is None
             else '<p class="means">'
             + " ".join(
-                _swatch(name, f"{name} <b>{percent(charts.mean(curves.raw[name][start:stop]))}</b>")
+                swatch(name, f"{name} <b>{percent(charts.mean(curves.raw[name][start:stop]))}</b>")
                 for name in ("learner", "frozen")
             )
             + "</p>"
@@ -245,7 +197,7 @@ def acts(report: Report, curves: Curves | None) -> str:
         )
     if not cards:
         return ""
-    return _section(
+    return section(
         "acts",
         f"{_count(len(cards))} acts",
         "Each act is a thing that happens to models after they ship, and a check of what this one"
@@ -310,13 +262,13 @@ def conditions(report: Report) -> str:
         )
     if not rows:
         return ""
-    return _section(
+    return section(
         "conditions",
         "Condition by condition",
-        f"Accuracy of the {_swatch('frozen', 'frozen model')}, the {_swatch('learner', 'learner')}"
-        f" and an {_swatch('oracle', 'oracle')} given every label. The hairline is the accuracy on"
+        f"Accuracy of the {swatch('frozen', 'frozen model')}, the {swatch('learner', 'learner')}"
+        f" and an {swatch('oracle', 'oracle')} given every label. The hairline is the accuracy on"
         " clean images; gain is in points.",
-        _table(
+        table(
             ("condition", "0 to 100%", "frozen", "learner", "gain", "oracle", "clean"),
             rows,
             "conditions",
@@ -355,11 +307,11 @@ def classes(report: Report) -> str:
     slope = f"<h3>Old classes, among the old ones</h3>{known}" if known else ""
     left = f"<div>{slope}{f'<dl>{figures}</dl>' if figures else ''}</div>"
     right = (
-        f"<div>{_table(('class', '0 to 100%', 'frozen', 'learner'), rows, 'classes')}</div>"
+        f"<div>{table(('class', '0 to 100%', 'frozen', 'learner'), rows, 'classes')}</div>"
         if rows
         else ""
     )
-    return _section(
+    return section(
         "forgetting",
         "What it kept, what it gained",
         "Learning something new must not cost what was known. The frozen model cannot name a class"
@@ -389,7 +341,7 @@ def questions(report: Report) -> str:
             )
         )
         novelty = (
-            f" · novelty {_decimal(figure(row, 'novelty'))}"
+            f" · novelty {decimal(figure(row, 'novelty'))}"
             if figure(row, "novelty") is not None
             else ""
         )
@@ -398,14 +350,14 @@ def questions(report: Report) -> str:
             f'<span class="when">batch {row["batch"]}{novelty}</span></figcaption></figure></li>'
         )
     if not tiles:
-        return _section("questions", "What it asked", "It asked nothing in this run.", "")
+        return section("questions", "What it asked", "It asked nothing in this run.", "")
     total = figure(report["headline"], "questions")
     shown = (
         f"{len(tiles)} of {total:.0f} questions"
         if total and total > len(tiles)
         else f"{len(tiles)} questions"
     )
-    return _section(
+    return section(
         "questions",
         "What it asked",
         f"{shown}, each with the reason, its own guess and the answer. A struck guess was wrong.",
@@ -420,11 +372,11 @@ def safety(report: Report) -> str:
     ]
     if not rows:
         return ""
-    return _section(
+    return section(
         "safety",
         "What could have gone wrong",
         "Things that were done to it on purpose.",
-        _table(("what was tried", "outcome", "detail"), rows, "safety"),
+        table(("what was tried", "outcome", "detail"), rows, "safety"),
     )
 
 
@@ -434,7 +386,7 @@ def cost(report: Report) -> str:
         (name, value) for name in _COST_PARTS if (value := figure(cost, f"{name}_ms")) is not None
     ]
     sizes = [
-        (_decimal(figure(cost, key), unit), words)
+        (decimal(figure(cost, key), unit), words)
         for key, unit, words in (
             ("rss_mib", " MiB", "memory of the process"),
             ("bundle_kib", " KiB", "the bundle, all of it"),
@@ -453,16 +405,16 @@ def cost(report: Report) -> str:
         else ""
     )
     names = "".join(
-        f'<li><span class="chip p{i}"></span>{name} <b>{_decimal(value, " ms")}</b> '
+        f'<li><span class="chip p{i}"></span>{name} <b>{decimal(value, " ms")}</b> '
         f"<span>{percent(value / total) if total else '–'}</span></li>"
         for i, (name, value) in enumerate(parts)
     )
     figures = "".join(f"<div><dt>{words}</dt><dd>{figure}</dd></div>" for figure, words in sizes)
-    return _section(
+    return section(
         "cost",
         "What it costs",
         (
-            f"Median time for a batch of 32 images: {_decimal(total, ' ms')}.{more}"
+            f"Median time for a batch of 32 images: {decimal(total, ' ms')}.{more}"
             if parts
             else "Memory and storage."
         ),

@@ -7,31 +7,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
-from edgeadapt.demo.charts import (
-    _LANDMARKS,
-    ACCURACY_H,
-    ACCURACY_Y,
-    ACTS_Y,
-    DOMAIN_Y,
-    END,
-    GLYPHS,
-    GUTTER,
-    LANE_H,
-    LANES,
-    LANES_Y,
-    NOVEL_H,
-    NOVEL_Y,
-    OTHER,
-    RIBBON_H,
-    RIBBON_Y,
-    SHIFT_H,
-    SHIFT_LOW,
-    SHIFT_Y,
-    WIDTH,
-    Curves,
-    Run,
+from edgeadapt.demo.charts import GLYPHS, LANDMARKS, LANES, OTHER, Curves, Run, series
+from edgeadapt.demo.elements import (
+    Series,
     area,
     dots,
     escape,
@@ -41,13 +20,17 @@ from edgeadapt.demo.charts import (
     number,
     path,
     percent,
-    series,
     svg,
 )
 from edgeadapt.demo.report import Event
 
-if TYPE_CHECKING:
-    from edgeadapt.demo.charts import Series
+# the plot, the names left of it, the names of the lines right of it
+WIDTH, GUTTER, END = 944.0, 96.0, 120.0
+ACTS_Y, RIBBON_Y, ACCURACY_Y, ACCURACY_H = 12.0, 58.0, 88.0, 302.0
+SHIFT_Y, SHIFT_H, NOVEL_Y, NOVEL_H, DOMAIN_Y = 420.0, 66.0, 510.0, 36.0, 570.0
+LANES_Y, LANE_H = 604.0, 28.0
+RIBBON_H = 17.0
+SHIFT_LOW = 0.25  # below a quarter of the threshold the stream is simply quiet
 
 
 class Timeline:
@@ -303,7 +286,7 @@ class Timeline:
         landmarks = "".join(
             f"M{number(self.x(at))} {ACCURACY_Y}V{self.bottom}"
             for at, kind, _ in self.marks
-            if kind in _LANDMARKS
+            if kind in LANDMARKS
         )
         lanes = "".join(self._lane(i, lane) for i, lane in enumerate(LANES))
         return f'{path("landmark", landmarks)}<g id="events">{rules}{lanes}</g>'

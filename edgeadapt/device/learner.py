@@ -41,8 +41,10 @@ from edgeadapt.device.querying.pending import Pending
 from edgeadapt.device.querying.questions import Questions
 from edgeadapt.device.querying.quiet_questions import QuietQuestions
 from edgeadapt.device.recovery.digest import content_digest
+from edgeadapt.device.recovery.label_removal import LabelRemoval
 from edgeadapt.device.recovery.label_selection import Selection
-from edgeadapt.device.recovery.rollback import HistoryEditor
+from edgeadapt.device.recovery.retention import Retention
+from edgeadapt.device.recovery.rollback import rollback
 from edgeadapt.device.recovery.startup import StartupState, open_state
 from edgeadapt.device.recovery.trust import Remembered, Trust, check_offer
 from edgeadapt.device.resources.budget import Budget, Meter, WriteRoom
@@ -193,8 +195,8 @@ class Learner:
         )
         self._closed = False
         self._owned_runtime = owned_runtime
-        vitals = Sensors().read if budget.needs_vitals else None
-        self._meter = Meter(budget, vitals=vitals, spent=self._program.runtime.spent)
+        readings = Sensors().read if budget.needs_vitals else None
+        self._meter = Meter(budget, readings=readings, spent=self._program.runtime.spent)
         self._room = WriteRoom(budget, self._journal.writes)
         self._worker = Worker()
         try:
@@ -213,7 +215,7 @@ class Learner:
         self._log = CommitLog(
             program, journal, self._held_out, self._live, self._room, opened.replay_s
         )
-        self._history = HistoryEditor(self._log)
+        self._removal, self._retention = LabelRemoval(self._log), Retention(self._log)
         self._log_erasure = LogErasure(journal, self._worker)
         self._conditions = DomainManager(
             self._log,
@@ -233,7 +235,7 @@ class Learner:
             self._worker,
         )
         self._maintenance = Maintenance(
-            self._log, self._history, self._conditions, keep, opened.raw_per_class
+            self._log, self._retention, self._conditions, keep, opened.raw_per_class
         )
         self._label_worker = LabelWorker(
             self._log,
@@ -266,7 +268,7 @@ class Learner:
         )
         self._erasure = SampleErasure(
             self._log,
-            self._history,
+            self._removal,
             self._pending,
             self._questions,
             self._streams.found,
@@ -429,9 +431,8 @@ class Learner:
     ) -> None:
         """Label observed samples. Durable when it returns; learned by the worker soon after.
 
-        A sample that has a label gets another: what the old one taught is taken back, and the new
-        one counts as if it had been right on time. ``withdraw`` takes a label back without giving
-        another.
+        A sample that has a label gets another: the old one is unlearned, and the new one counts as
+        if it had been right on time. ``withdraw`` takes a label back without giving another.
 
         Args:
             ids: from ``Observation.ids`` or ``Question.id``.
@@ -649,7 +650,7 @@ class Learner:
         samples = Selection(ids=[ids] if isinstance(ids, str) else ids).ids or ()
 
         def run() -> Receipt:
-            receipt = self._history.withdraw_labels(samples, source)
+            receipt = self._removal.withdraw_labels(samples, source)
             self._training.offer()
             return receipt
 
@@ -670,7 +671,7 @@ class Learner:
             raise InputError(f"a commit is a number from history(), got {to!r:.80}")
 
         def run() -> int:
-            target = self._history.rollback(to)
+            target = rollback(self._log, to)
             self._training.on_rollback()
             return target
 
@@ -802,9 +803,7 @@ class Learner:
         )
 
     def labelled(self) -> dict[str, int]:
-        """Labels of each known class that the learner goes by: those that teach it, and the fifth
-        that judges it.
-        """
+        """Accepted labels of each known class: learned ones, and the fifth that is held out."""
         return {name: self._held_out.count(name) for name in self.classes}
 
     def domains(self) -> dict[str, str]:

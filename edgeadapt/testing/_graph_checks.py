@@ -25,7 +25,7 @@ def check_compiles(subject: Subject, learning_rate: float) -> None:
         AssertionError: names the function and what the compiler said.
     """
     toy = subject.toy
-    tensors = subject.taught(subject.state, toy.rows(71, 8, (*toy.known, toy.novel)))
+    tensors = subject.learned(subject.state, toy.rows(71, 8, (*toy.known, toy.novel)))
     encoder = subject.method.encoder.frozen if adapts_encoder(subject.method) else {}
     tensors = {**tensors, **encoder}
     for function in FUNCTIONS:

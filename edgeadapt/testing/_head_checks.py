@@ -159,9 +159,9 @@ def check_predict(subject: Subject) -> None:
     )
     expect(bool(logits.isfinite().all()), "predict: logits are finite, of unused slots too")
     _expect_accuracy(subject, subject.state, held_out, ACCURACY, "on factory evidence")
-    taught = subject.taught(subject.untaught, toy.rows(10, 60))
-    _expect_accuracy(subject, taught, held_out, ACCURACY, "after learning from nothing")
-    grown = subject.taught(subject.state, toy.rows(13, 30, (toy.novel,)))
+    learned = subject.learned(subject.unlearned, toy.rows(10, 60))
+    _expect_accuracy(subject, learned, held_out, ACCURACY, "after learning from nothing")
+    grown = subject.learned(subject.state, toy.rows(13, 30, (toy.novel,)))
     _expect_accuracy(subject, grown, novel, NEW_CLASS_ACCURACY, "on a class learned from 30 labels")
     _expect_accuracy(
         subject,
@@ -172,10 +172,10 @@ def check_predict(subject: Subject) -> None:
     )
     for label, state, slots in (
         ("never taught", grown, (toy.unused,)),
-        ("not taught yet", taught, (toy.novel, toy.unused)),
+        ("not taught yet", learned, (toy.novel, toy.unused)),
     ):
         _expect_never(subject, state, held_out.and_also(novel), slots, label)
-    forgotten = subject.taught(grown, toy.rows(13, 30, (toy.novel,)), weight=-1.0)
+    forgotten = subject.learned(grown, toy.rows(13, 30, (toy.novel,)), weight=-1.0)
     _expect_never(subject, forgotten, held_out.and_also(novel), (toy.novel,), "forgotten")
 
 

@@ -1,6 +1,4 @@
-"""The two doors of the method suite. The rooms behind them import torch, so they are opened when
-they are called.
-"""
+"""The two entry points of the method suite. They import torch when they are called."""
 
 from __future__ import annotations
 

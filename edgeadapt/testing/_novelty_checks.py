@@ -33,7 +33,7 @@ def check_novelty(subject: Subject) -> None:
             area > AUROC,
             f"novelty: {label} score above known ones: AUROC above {AUROC}, got {area:.2f}",
         )
-    grown = subject.taught(subject.state, toy.rows(25, 60, (toy.novel,)))
+    grown = subject.learned(subject.state, toy.rows(25, 60, (toy.novel,)))
     before = _share_above(subject.novelty(subject.state, novel), scores)
     after = _share_above(subject.novelty(grown, novel), subject.novelty(grown, known))
     expect(
@@ -84,7 +84,7 @@ def check_shift(subject: Subject) -> None:
         _expect_small(
             subject, subject.state, toy.rows(32, 5 * _WINDOW, (k,)), mixed, f"of class {k} alone"
         )
-    grown = subject.taught(subject.state, toy.rows(33, 60, (toy.novel,)))
+    grown = subject.learned(subject.state, toy.rows(33, 60, (toy.novel,)))
     _expect_small(
         subject,
         grown,

@@ -98,7 +98,7 @@ class Subject:
         )
 
     @property
-    def untaught(self) -> State:
+    def unlearned(self) -> State:
         """The factory state without any evidence."""
         empty = {
             name: torch.zeros_like(v)
@@ -111,7 +111,7 @@ class Subject:
         """``state`` with everything recomputed that numerics derive from evidence."""
         return with_derived(state, self.numerics)
 
-    def taught(self, state: State, rows: Rows, weight: float = 1.0, batch: int = 16) -> State:
+    def learned(self, state: State, rows: Rows, weight: float = 1.0, batch: int = 16) -> State:
         """``state`` after every part has learned the rows, batch by batch, and all that follows is
         derived.
         """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgeadapt.device.pipeline.observer import Observer
     from edgeadapt.device.pipeline.window_queue import WindowQueue
     from edgeadapt.device.querying.pending import Pending
-    from edgeadapt.device.recovery.rollback import HistoryEditor
+    from edgeadapt.device.recovery.retention import Retention
     from edgeadapt.device.resources.budget import Meter, WriteRoom
     from edgeadapt.device.resources.worker import Worker
     from edgeadapt.device.storage.journal import Journal
@@ -38,7 +38,7 @@ class StateInspection:
     worker: Worker
     label_worker: LabelWorker
     log: CommitLog
-    history: HistoryEditor
+    retention: Retention
     meter: Meter
     room: WriteRoom
 
@@ -72,7 +72,7 @@ def inspect_state(learner: Learner) -> StateInspection:
         worker=learner._worker,
         label_worker=learner._label_worker,
         log=learner._log,
-        history=learner._history,
+        retention=learner._retention,
         meter=learner._meter,
         room=learner._room,
     )

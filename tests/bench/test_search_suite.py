@@ -21,7 +21,7 @@ from edgeadapt_bench.adaptors.search_summary import (
 )
 from edgeadapt_bench.adaptors.search_tuning import grid
 
-from edgeadapt.device.adaptors.search import SCORES
+from edgeadapt.device.adaptors.scores import SCORES
 
 SECONDS = {**dict.fromkeys(SCORES, 0.1), "training": 2.0}
 

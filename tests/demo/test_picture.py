@@ -21,7 +21,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from edgeadapt.demo.charts import GLYPHS, escape, fit, smooth
+from edgeadapt.demo.charts import GLYPHS, smooth
+from edgeadapt.demo.elements import escape, fit
 from edgeadapt.demo.picture import render, write_report
 from edgeadapt.demo.report import EventKind, Report
 

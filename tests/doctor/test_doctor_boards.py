@@ -15,7 +15,7 @@ from machine_folders import (
     lay_out,
 )
 
-from edgeadapt.device.resources import sensors as vitals
+from edgeadapt.device.resources import sensors
 from edgeadapt.doctor import accelerator, board, condition, system
 from edgeadapt.doctor.boards import JETPACKS, MODULES, chip_of, jetpack_of, l4t_release, module_of
 from edgeadapt.doctor.condition import default_mode, mode_number, power_modes
@@ -299,7 +299,7 @@ def test_heat_near_its_limit_is_said_before_it_slows_down(tmp_path: Path) -> Non
     )
     (found,) = condition.heat(machine)
     assert found.state == "note" and "temperature_c = 79" in found.todo
-    assert vitals.read_temperatures(machine.path("/sys"))["tj-thermal"] == 91.0
+    assert sensors.read_temperatures(machine.path("/sys"))["tj-thermal"] == 91.0
 
 
 def test_a_clock_before_the_installation_is_wrong(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeadapt.device.adaptors.search import SCORES, Candidate, choose
+from edgeadapt.device.adaptors.scores import SCORES, Candidate
+from edgeadapt.device.adaptors.search import choose
 from edgeadapt.errors import InputError, RuntimeUnavailable
 from edgeadapt_bench.adaptors.search_rows import draw, means, summary
 from edgeadapt_bench.adaptors.search_summary import (

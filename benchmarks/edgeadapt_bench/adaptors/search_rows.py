@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeadapt.device.adaptors.search import SCORES
+from edgeadapt.device.adaptors.scores import SCORES
 from edgeadapt_bench.adaptors.search_summary import (
     BOTH,
     DRAWS,

@@ -41,7 +41,7 @@ class Condition:
     adapted on its first samples.
     """
 
-    places: F64
+    projected: F64
     slots: I64
     y: I64
     codes: dict[str, F32]
@@ -90,7 +90,7 @@ def _meet(
 ) -> dict[str, Condition]:
     known = dataset.known()
     rows = np.random.default_rng([seed, 3]).permutation(len(known))[:count]
-    memory, places = factory_state(program), RoutingProjection(program)
+    memory, projected = factory_state(program), RoutingProjection(program)
     seen: dict[str, Condition] = {}
     for name in conditions:
         x = corrupt(known.x[rows], name, SEVERITY, seed)
@@ -98,7 +98,7 @@ def _meet(
         read = program.forward_head(z, taps, memory.tensors)
         slots = read.logits.argmax(axis=1)
         seen[name] = Condition(
-            places.of(read.residual, slots, memory),
+            projected.of(read.residual, slots, memory),
             slots,
             known.y[rows],
             _codes(z, taps, program),
@@ -147,14 +147,14 @@ def _codes(z: F32, taps: F32, program: Program) -> dict[str, F32]:
 
 
 def _routed(met: dict[str, Condition], kind: Kind, windows: int, seed: int) -> dict[str, float]:
-    """Share of windows that each router sends home."""
+    """Share of windows that each router routes right."""
     names = list(met)
     slots = 1 + max(int(c.slots.max()) for c in met.values())
     first = slice(0, MEMORY)
     signatures = {
         n: (
-            DomainPrototypes.empty(slots, c.places.shape[1]).extended(
-                c.places[first], c.adapted_slots[n][first]
+            DomainPrototypes.empty(slots, c.projected.shape[1]).extended(
+                c.projected[first], c.adapted_slots[n][first]
             )
         )
         for n, c in met.items()
@@ -168,8 +168,8 @@ def _routed(met: dict[str, Condition], kind: Kind, windows: int, seed: int) -> d
     }
     rng = np.random.default_rng([seed, KINDS.index(kind), 5])
     hits: dict[str, list[bool]] = {}
-    for home in names:
-        condition = met[home]
+    for own in names:
+        condition = met[own]
         # (conditions, N)
         similar = {
             code: np.stack([of[n].similarity(condition.codes[code]) for n in names])
@@ -178,7 +178,7 @@ def _routed(met: dict[str, Condition], kind: Kind, windows: int, seed: int) -> d
         for _ in range(windows):
             rows = MEMORY + window_rows(condition.y[MEMORY:], kind, WINDOW, rng)
             gaps = [
-                signatures[n].distance(condition.places[rows], condition.adapted_slots[n][rows])
+                signatures[n].distance(condition.projected[rows], condition.adapted_slots[n][rows])
                 for n in names
             ]
             found = {"signature": names[int(np.argmin(gaps))]}
@@ -196,7 +196,7 @@ def _routed(met: dict[str, Condition], kind: Kind, windows: int, seed: int) -> d
                 ]
                 found[f"{code}_unstandardised"] = names[int(np.argmax(means))]
             for router, where in found.items():
-                hits.setdefault(router, []).append(where == home)
+                hits.setdefault(router, []).append(where == own)
     return {router: float(np.mean(right)) for router, right in hits.items()}
 
 
@@ -207,8 +207,8 @@ def _merge_rows(program: Program, dataset: ImageDataset, say: Say, quick: bool) 
     """
     memories: dict[str, Callable[[Condition, slice, int], ClassSums]] = {
         "signature": (
-            lambda c, part, slots: DomainPrototypes.empty(slots, c.places.shape[1]).extended(
-                c.places[part], c.slots[part]
+            lambda c, part, slots: DomainPrototypes.empty(slots, c.projected.shape[1]).extended(
+                c.projected[part], c.slots[part]
             )
         ),
         "bundle": (

@@ -66,7 +66,7 @@ class Gate:
         self._program = program
         self._memory = factory_state(program)
         self.policy = program.manifest.policy.shift
-        self._centre = self._memory.class_places[self._memory.class_counts > 0].mean(axis=0)
+        self._centre = self._memory.class_means[self._memory.class_counts > 0].mean(axis=0)
         self.class_free = {"all": self._calibrated(self.look(calibration, y), KINDS, seed)}
         self.class_free["random"] = self._calibrated(self.look(calibration, y), ("random",), seed)
 
@@ -74,7 +74,7 @@ class Gate:
         z, taps = self._program.encode(x)
         read = self._program.forward_head(z, taps, self._memory.tensors)
         slots = read.logits.argmax(axis=1)
-        return Looks(read.residual, slots, read.residual + self._memory.class_places[slots], y)
+        return Looks(read.residual, slots, read.residual + self._memory.class_means[slots], y)
 
     def ratio(self, looks: Looks, rows: NDArray[np.int64]) -> float:
         return shift_ratio(

@@ -57,21 +57,21 @@ class AuthMiddleware:
         await response_to(refused)(scope, receive, send)
 
     async def _admission(
-        self, guest: Connection, headers: list[tuple[bytes, bytes]], path: str, user: User | None
+        self, peer: Connection, headers: list[tuple[bytes, bytes]], path: str, user: User | None
     ) -> Refused | None:
         given = _all_of(headers, b"authorization")
         if given and not self._is_open:
-            await asyncio.sleep(self.peers.wait_s(guest, time.monotonic()))
+            await asyncio.sleep(self.peers.wait_s(peer, time.monotonic()))
         if user is None:
             if given:
-                self.peers.failed(guest, time.monotonic())
+                self.peers.failed(peer, time.monotonic())
             return Refused(
                 401,
                 "Unauthorized",
                 "send the token: Authorization: Bearer ...",
                 headers={"www-authenticate": "Bearer"},
             )
-        if not self.peers.was_let_in(guest) and path not in _PROBED:
+        if not self.peers.was_let_in(peer) and path not in _PROBED:
             return Refused(
                 503, "Busy", "too many requests at once", retry_s=1, headers={"connection": "close"}
             )

@@ -19,7 +19,7 @@ _ADDRESSES = 1024  # remembered: of those who were let in, and of those who trie
 _FREE_TRIES, _FIRST_WAIT_S, _LONGEST_WAIT_S, _FORGOTTEN_S = 5, 0.1, 2.0, 60.0
 
 
-class Guest(Protocol):
+class Peer(Protocol):
     """An open connection. ``address`` as ``address_of``; ``is_busy`` while it is being answered."""
 
     address: str
@@ -48,64 +48,64 @@ class Peers:
     """The connections of a server. Every method is called from its one thread."""
 
     def __init__(self) -> None:
-        self._new: OrderedDict[Guest, None] = OrderedDict()  # the longest silent first
-        self._known: OrderedDict[Guest, None] = OrderedDict()
+        self._new: OrderedDict[Peer, None] = OrderedDict()  # the longest silent first
+        self._known: OrderedDict[Peer, None] = OrderedDict()
         # addresses that were let in, the latest last
         self._welcome: OrderedDict[str, None] = OrderedDict()
         # tries in vain, and when the last was
         self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    def came(self, guest: Guest) -> None:
+    def came(self, peer: Peer) -> None:
         """A connection was opened. Some other one may have to leave."""
-        self._new[guest] = None
-        of_one = [one for one in self._new if one.address == guest.address]
-        if len(of_one) > NEW_OF_ONE and not _is_here(guest.address):
+        self._new[peer] = None
+        of_one = [one for one in self._new if one.address == peer.address]
+        if len(of_one) > NEW_OF_ONE and not _is_here(peer.address):
             _dismiss(self._new, of_one)
         if len(self._new) > NEW:
             strangers = [one for one in self._new if one.address not in self._welcome]
             _dismiss(self._new, strangers or self._new)
 
-    def was_let_in(self, guest: Guest) -> bool:
+    def was_let_in(self, peer: Peer) -> bool:
         """A request on it may be answered. False if there is no room: all others are being
         answered.
         """
-        if guest in self._new:
+        if peer in self._new:
             if len(self._known) >= KNOWN:
                 idle = [one for one in self._known if not one.is_busy]
                 if not idle:
                     return False
                 _dismiss(self._known, idle)
-            del self._new[guest]
-            self._known[guest] = None
-        elif guest not in self._known:  # it had to leave meanwhile, and nobody reads its answer
+            del self._new[peer]
+            self._known[peer] = None
+        elif peer not in self._known:  # it had to leave meanwhile, and nobody reads its answer
             return True
-        self._known.move_to_end(guest)
-        _note(self._welcome, guest.address, None)
+        self._known.move_to_end(peer)
+        _note(self._welcome, peer.address, None)
         return True
 
-    def is_known(self, guest: Guest) -> bool:
-        return guest in self._known
+    def is_known(self, peer: Peer) -> bool:
+        return peer in self._known
 
-    def left(self, guest: Guest) -> None:
+    def left(self, peer: Peer) -> None:
         """It is closed."""
-        self._new.pop(guest, None)
-        self._known.pop(guest, None)
+        self._new.pop(peer, None)
+        self._known.pop(peer, None)
 
-    def failed(self, guest: Guest, now: float) -> None:
+    def failed(self, peer: Peer, now: float) -> None:
         """A request had a wrong token: it is new again. ``now``: seconds that never go back."""
-        if guest in self._known:
-            del self._known[guest]
-            self.came(guest)
-        _note(self._failed, guest.address, (self._tries(guest.address, now) + 1, now))
+        if peer in self._known:
+            del self._known[peer]
+            self.came(peer)
+        _note(self._failed, peer.address, (self._tries(peer.address, now) + 1, now))
 
-    def wait_s(self, guest: Guest, now: float) -> float:
+    def wait_s(self, peer: Peer, now: float) -> float:
         """Seconds that a token waits before it is looked at: more after every try in vain.
 
         Tries of one address count together. A right token waits as long as a wrong one, or the wait
         itself would tell them apart; a known connection does not wait.
         """
-        tries = self._tries(guest.address, now)
-        if tries < _FREE_TRIES or guest in self._known:
+        tries = self._tries(peer.address, now)
+        if tries < _FREE_TRIES or peer in self._known:
             return 0.0
         return float(min(_FIRST_WAIT_S * 2.0 ** min(tries - _FREE_TRIES, 16), _LONGEST_WAIT_S))
 
@@ -114,7 +114,7 @@ class Peers:
         return tries if now - last < _FORGOTTEN_S else 0
 
 
-def _dismiss(among: OrderedDict[Guest, None], some: Iterable[Guest]) -> None:
+def _dismiss(among: OrderedDict[Peer, None], some: Iterable[Peer]) -> None:
     """Of ``some``, drop one of the address that has the most of them: the longest silent."""
     some = list(some)
     counts = Counter(one.address for one in some)
@@ -135,4 +135,4 @@ def _note(memory: OrderedDict[str, Any], address: str, what: Any) -> None:
         memory.popitem(last=False)
 
 
-__all__ = ["KNOWN", "NEW", "NEW_OF_ONE", "Guest", "Peers", "address_of"]
+__all__ = ["KNOWN", "NEW", "NEW_OF_ONE", "Peer", "Peers", "address_of"]

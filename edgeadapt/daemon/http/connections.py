@@ -56,7 +56,7 @@ class Connection(H11Protocol):
         self._raw = transport
         self._free_since = self.loop.time()
         self._peers.came(self)
-        self.loop.call_later(min(HEADERS_S, self.timeout_keep_alive), self._look)
+        self.loop.call_later(min(HEADERS_S, self.timeout_keep_alive), self._close_if_idle)
         context = self._context()
         if context is None:
             super().connection_made(transport)
@@ -97,7 +97,7 @@ class Connection(H11Protocol):
         self._free_since = self.loop.time()
         super().on_response_complete()
 
-    def _look(self) -> None:
+    def _close_if_idle(self) -> None:
         raw = self._raw
         if raw is None or raw.is_closing():
             return
@@ -106,7 +106,7 @@ class Connection(H11Protocol):
             most = min(HEADERS_S, most)
         left = most if self.is_busy else self._free_since + most - self.loop.time()
         if left > 0:
-            self.loop.call_later(left, self._look)
+            self.loop.call_later(left, self._close_if_idle)
         elif self.transport is None:
             raw.abort()
         else:

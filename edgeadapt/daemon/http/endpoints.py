@@ -18,12 +18,12 @@ from starlette.routing import Route as Path_
 from edgeadapt.daemon.config.users import User
 from edgeadapt.daemon.decoding.codec import Refused
 from edgeadapt.daemon.http import page
-from edgeadapt.daemon.http import routes as api
+from edgeadapt.daemon.http import route as api
 from edgeadapt.daemon.http.authentication import USER
 from edgeadapt.daemon.http.openapi import ALL_ROUTES
 from edgeadapt.daemon.http.request_bodies import is_costly
 from edgeadapt.daemon.http.responses import HEADERS, response_to
-from edgeadapt.daemon.http.routes import Reply, Route
+from edgeadapt.daemon.http.route import Reply, Route
 from edgeadapt.daemon.http.workers import Workers
 from edgeadapt.daemon.operations import Operations
 

@@ -15,7 +15,8 @@ import msgspec
 
 from edgeadapt import __version__
 from edgeadapt.daemon.decoding.codec import JSON, TEXT
-from edgeadapt.daemon.http.routes import ROUTES, Asked, Reply, Route
+from edgeadapt.daemon.http.route import Asked, Reply, Route
+from edgeadapt.daemon.http.routes import ROUTES
 from edgeadapt.daemon.http.schemas import Facts, Failure
 from edgeadapt.daemon.operations import Operations
 

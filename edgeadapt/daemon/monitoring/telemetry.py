@@ -45,10 +45,10 @@ class Telemetry:
 
         A zone or rail of both is given once, as ``/sys`` has it.
         """
-        vitals, line = self._sensors.read(), self._line()
+        readings, line = self._sensors.read(), self._line()
         temperatures: Mapping[str, float] = {
             **({} if line is None else line.temperatures),
-            **vitals.temperatures,
+            **readings.temperatures,
         }
         rails: Mapping[str, float] = {
             **(
@@ -56,7 +56,7 @@ class Telemetry:
                 if line is None
                 else {name: value / 1000 for name, value in line.power_mw.items()}
             ),
-            **vitals.rails,
+            **readings.rails,
         }
         return {
             "temperature_c": dict(temperatures),
@@ -64,9 +64,9 @@ class Telemetry:
             "hottest_c": hottest(temperatures),
             "total_power_w": total_power(rails),
             "gpu_load": None if line is None else line.gpu_load,
-            "memory_mib": vitals.memory_mib,
-            "load": vitals.load,
-            "is_throttled": vitals.is_throttled,
+            "memory_mib": readings.memory_mib,
+            "load": readings.load,
+            "is_throttled": readings.is_throttled,
         }
 
     def _line(self) -> Tegrastats | None:

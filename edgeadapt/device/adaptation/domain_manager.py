@@ -70,18 +70,16 @@ class DomainManager:
         self,
         stream: Stream,
         view: WindowView,
-        hot_residuals: NDArray[np.float32] | None,
+        factory_residuals: NDArray[np.float32] | None,
         is_stuck: bool,
     ) -> None:
-        """Handle one full window. ``hot_residuals`` are None if another than the factory encoder
-        was in use.
-        """
+        """Handle one full window. ``factory_residuals``: None if another encoder was in use."""
         self._lifecycle.clock += 1
         state = self._live.current
         stream.enter(self._merged.get(stream.domain, stream.domain))
-        hot = hot_residuals if stream.domain == SOURCE else None
-        seen = WindowAnalysis(self._program, self._projection, state, view, hot, is_stuck)
-        stream.window.source_shift = seen.shift
+        known = factory_residuals if stream.domain == SOURCE else None
+        seen = WindowAnalysis(self._program, self._projection, state, view, known, is_stuck)
+        stream.source_shift = seen.shift
         domain = state.domains.get(stream.domain)
         if domain is None:  # retired while the stream was in it
             stream.enter(SOURCE)

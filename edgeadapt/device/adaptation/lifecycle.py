@@ -19,7 +19,7 @@ from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.domain_changes import confirm_domain, save_domains
 from edgeadapt.device.commits.serialization import domain_arrays
 from edgeadapt.device.detection.domain_router import RoutingProjection, open_domain
-from edgeadapt.device.detection.hypervector_bundles import merge_candidates, merged_signature
+from edgeadapt.device.detection.hypervector_bundles import merge_candidates, merged_prototypes
 from edgeadapt.device.detection.policy import judge_answers
 from edgeadapt.device.inference.state import Domain
 from edgeadapt.results import Action
@@ -155,7 +155,7 @@ class DomainLifecycle:
             )
             kept = replace(
                 kept,
-                prototypes=merged_signature(kept.prototypes, gone.prototypes),
+                prototypes=merged_prototypes(kept.prototypes, gone.prototypes),
                 saved=kept.tensors,
             )
             live = live.without_domain(gone.name).with_domain(kept)

@@ -89,8 +89,8 @@ class QuestionPlanner:
 
     def _doubt(self, stream: Stream) -> str:
         """Why accuracy seems to have fallen; empty if it does not."""
-        policy, place = self._policy.accuracy, (stream.name, stream.domain)
-        answers = self.accuracy.of(*place)
+        policy, key = self._policy.accuracy, (stream.name, stream.domain)
+        answers = self.accuracy.of(*key)
         if stream.accuracy is not None and stream.accuracy.has_fallen:
             return (
                 f"accuracy seems to be {stream.accuracy.value:.0%}, {policy.accuracy:.0%} on"
@@ -99,7 +99,7 @@ class QuestionPlanner:
         if answers.needs_more(self.accuracy.held_out, policy.margin):
             asked = stream.state.asked.get(UNCERTAIN, 0)
             is_open = len(answers.right) >= _FEWEST_ANSWERS and 0 < asked < self.accuracy.limit(
-                *place
+                *key
             )
             if answers.has_fallen or is_open:  # doubted once: clear readings are not enough
                 return (
@@ -107,7 +107,7 @@ class QuestionPlanner:
                     " questions were not the prediction"
                 )
         elif answers.has_fallen:
-            self.accuracy.restart(*place)
+            self.accuracy.restart(*key)
         return ""
 
     # -- asking ------------------------------------------------------------------------------------
@@ -135,13 +135,13 @@ class QuestionPlanner:
         if stream.domain != SOURCE and rows:
             self._renew_pending(stream, head, view, rows)
         added = self._questions.ask(asked)
-        for place, question in enumerate(asked[:added]):
+        for index, question in enumerate(asked[:added]):
             self.accuracy.asked(
                 question.id,
                 stream.name,
                 stream.domain,
                 question.predicted,
-                is_random=place >= len(rows) - len(random),
+                is_random=index >= len(rows) - len(random),
             )
         if topic == QUIET and added:
             self._quiet.asked()

@@ -27,9 +27,10 @@ class Stream:
     changes it, but for the window, which ``lock`` guards.
 
     Attributes:
-        trail: where its last windows lay.
+        trail: means of its last windows.
         left, left_ago: the condition it was in before the factory's came back, and windows since.
         last_window: its statistics, if it was under a condition.
+        source_shift: the shift of the last full window under the factory encoder.
         accuracy: as estimated at the last full window.
     """
 
@@ -40,6 +41,7 @@ class Stream:
     left: str = ""
     left_ago: int = 0
     last_window: WindowStats | None = None
+    source_shift: float = 0.0
     recent: RecentAccuracy = field(default_factory=RecentAccuracy)
     accuracy: AccuracyEstimate | None = None
     memories: dict[str, ReplayBuffer] = field(default_factory=dict)
@@ -71,20 +73,20 @@ class Stream:
         self.state = replace(self.state, asked=asked)
 
     # -- where it was ------------------------------------------------------------------------------
-    def drifts_to(self, place: NDArray[np.float64], route_distance: float) -> bool:
-        """Whether a window at this mean place (S,) is a step and not a jump."""
-        is_gradual = self.trail is not None and self.trail.is_gradual(place, route_distance)
+    def drifts_to(self, mean: NDArray[np.float64], route_distance: float) -> bool:
+        """Whether a window with this mean (S,) is a step and not a jump."""
+        is_gradual = self.trail is not None and self.trail.is_gradual(mean, route_distance)
         if not is_gradual:
             self.left = ""  # it jumped: the way back is another way
         return is_gradual
 
-    def moved_to(self, place: NDArray[np.float64], *, is_gradual: bool) -> None:
-        """Its last window lay there; one that may be of another condition leaves no trail."""
+    def moved_to(self, mean: NDArray[np.float64], *, is_gradual: bool) -> None:
+        """Take in the mean of its last window, unless that may be of another condition."""
         if not self.state.away:
             self.trail = (
-                self.trail.extended(place)
+                self.trail.extended(mean)
                 if is_gradual and self.trail is not None
-                else GradualDriftTracker(place)
+                else GradualDriftTracker(mean)
             )
         self.left_ago += 1
 

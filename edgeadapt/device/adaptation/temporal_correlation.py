@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 PAIRS = 64
 _PAST = 2048
-_Place = tuple[str, bool]
+_Key = tuple[str, bool]
 
 
 class Correlation:
@@ -110,7 +110,7 @@ class _Watched:
     """What is known of one stream's order, and the condition that it was learned in."""
 
     order: Correlation = field(default_factory=Correlation)
-    place: _Place = (SOURCE, False)
+    key: _Key = (SOURCE, False)
 
 
 class Smoothing:
@@ -141,13 +141,13 @@ class Smoothing:
             reading: what the window says with this batch in it.
         """
         known = memory.domains.get(reading.domain)
-        place = (reading.domain, known is not None and known.refreshes > 0)
+        key = (reading.domain, known is not None and known.refreshes > 0)
         with self._lock:
             watched = self._streams.get(stream)
             if watched is None:
                 watched = self._streams[stream] = _Watched()
-            if watched.place != place:
-                watched.place = place
+            if watched.key != key:
+                watched.key = key
                 watched.order.clear()
             watched.order.push(slots)
             if len(slots) < self._policy.fewest or (reading.is_shifted and known is None):

@@ -20,11 +20,10 @@ I64 = NDArray[np.int64]
 
 
 class WindowAnalysis:
-    """Worked out on the worker, from the state as it is when the window is looked at.
+    """Computed on the worker, from the state at that time.
 
     Args:
-        hot_residuals: (W, R) of the factory encoder, if that was in use; else the window is encoded
-            once more.
+        factory_residuals: (W, R) if that encoder was in use; else the window is encoded once more.
         is_stuck: its frames do not change.
     """
 
@@ -34,11 +33,11 @@ class WindowAnalysis:
         projection: RoutingProjection,
         state: LearnerState,
         view: WindowView,
-        hot_residuals: F32 | None,
+        factory_residuals: F32 | None,
         is_stuck: bool,
     ) -> None:
         self._program, self._projection = program, projection
-        self._hot_residuals = hot_residuals
+        self._factory_residuals = factory_residuals
         self.state, self.view, self.is_stuck = state, view, is_stuck
 
     @cached_property
@@ -49,13 +48,13 @@ class WindowAnalysis:
     @property
     def residuals(self) -> F32:
         """(W, R) under the factory encoder."""
-        hot = self._hot_residuals
-        return self._factory.residual if hot is None else hot
+        known = self._factory_residuals
+        return self._factory.residual if known is None else known
 
     @cached_property
     def slots(self) -> I64:
         """(W,) class slots that the factory encoder predicts."""
-        if self._hot_residuals is not None:
+        if self._factory_residuals is not None:
             return self.view.slots
         slots: I64 = self._factory.logits.argmax(axis=1)
         return slots
@@ -63,7 +62,7 @@ class WindowAnalysis:
     @property
     def scores(self) -> F32:
         """(W,) novelty scores under the factory encoder."""
-        return self.view.scores if self._hot_residuals is not None else self._factory.score
+        return self.view.scores if self._factory_residuals is not None else self._factory.score
 
     @cached_property
     def shift(self) -> float:
@@ -87,7 +86,7 @@ class WindowAnalysis:
         """(W,) from the classes, without a correction."""
         embedding = (
             self.view.features(self._program)[0]
-            if self._hot_residuals is not None
+            if self._factory_residuals is not None
             else self._factory.embedding
         )
         return distance_from(embedding, self.state.prototypes)

@@ -1,11 +1,11 @@
 """When does a condition deserve an adaptor of its own? A pure decision over what is known of it.
 
-    answered     its answers made it a condition, and it has ``fewest_labels`` that teach
-    coherent     the earlier and the later half of its labelled samples lie at the same place, at
-                 the same class mix
+    answered     its answers made it a condition, and ``fewest_labels`` of it were learned
+    coherent     the earlier and the later half of its labelled samples have the same mean, at the
+                 same class mix
     persistent   so it outlasted both halves: a drift that passes through leaves halves that differ
     due          it has none yet, or its labels have grown by the factor ``again`` since it was last
-                 looked at, or some were taken back
+                 considered, or some were taken back
 
 Growing from answers and not from scores is ours: no score tells a shift from new classes
 (``docs/methods/novelty.md``). The growth of adaptor sets that are frozen for each other is from
@@ -85,20 +85,18 @@ def rejection_reason(
     return f"{marks} may be chance (p = {chance:.2g})" if chance > SIGNIFICANCE else ""
 
 
-def halves_apart(places: NDArray[np.float64], slots: NDArray[np.int64], slot_count: int) -> float:
-    """Relative squared distance (:meth:`Signature.distance`) of the later half of samples from the
-    earlier.
+def halves_apart(x: NDArray[np.float64], slots: NDArray[np.int64], slot_count: int) -> float:
+    """Relative squared distance (``DomainPrototypes.distance``) of the later half of samples from
+    the earlier.
 
     Args:
-        places: (N, S) in the order in which the samples were met. slots: (N,) their classes.
+        x: (N, S) projected samples, the earliest first. slots: (N,) their classes.
     """
-    middle = len(places) // 2
+    middle = len(x) // 2
     if middle == 0:
         return float("inf")
-    earlier = DomainPrototypes.empty(slot_count, places.shape[1]).extended(
-        places[:middle], slots[:middle]
-    )
-    return earlier.distance(places[middle:], slots[middle:])
+    earlier = DomainPrototypes.empty(slot_count, x.shape[1]).extended(x[:middle], slots[:middle])
+    return earlier.distance(x[middle:], slots[middle:])
 
 
 __all__ = [

@@ -25,7 +25,8 @@ from edgeadapt.device.adaptors.criteria import (
     ineligibility_reason,
     rejection_reason,
 )
-from edgeadapt.device.adaptors.search import Candidate, Ranked, choose
+from edgeadapt.device.adaptors.scores import Candidate
+from edgeadapt.device.adaptors.search import Ranked, choose
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.evidence_sums import add_evidence, corrections_now
 from edgeadapt.device.commits.guard import judge
@@ -76,11 +77,7 @@ class AdaptorTrainer:
     """Runs on the worker."""
 
     def __init__(
-        self,
-        log: CommitLog,
-        meter: Meter,
-        worker: Worker,
-        selection: Kept = "oldest",
+        self, log: CommitLog, meter: Meter, worker: Worker, selection: Kept = "oldest"
     ) -> None:
         self._selector = "adaptive" if selection == "adaptive" else DEFAULT
         self._log, self._meter, self._worker = log, meter, worker
@@ -89,10 +86,10 @@ class AdaptorTrainer:
         self._policy = self._program.manifest.policy.growth
         self._projection = RoutingProjection(self._program) if self._adaptors else None
         self._considered: dict[str, int] = {}  # condition -> labels when it was last considered
-        self._labels: dict[str, int] | None = None  # condition -> labels that teach
+        self._labels: dict[str, int] | None = None  # condition -> learned labels
 
     def on_labels_learned(self, domain: str, count: int) -> None:
-        """So many labels more teach."""
+        """So many labels more were learned."""
         if self._labels is not None:
             self._labels[domain] = self._labels.get(domain, 0) + count
 
@@ -119,7 +116,7 @@ class AdaptorTrainer:
     def _due(self) -> list[Domain]:
         if self._labels is None:
             self._labels = self._journal.count_learned_by_domain()
-            self._considered = self._journal.grown() | self._considered
+            self._considered = self._journal.labels_at_growth() | self._considered
         conditions = [d for d in self._live.current.domains.values() if d.kind == "condition"]
         return [
             d for d in conditions if self._has_enough_labels(d.name, self._labels.get(d.name, 0))
@@ -266,7 +263,7 @@ class AdaptorTrainer:
         class mix.
         """
         z, taps, y, weight, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
-        # 0: they teach the adaptor alone
+        # 0: only the adaptor learns them
         weight = np.where(
             weight > 0.0, weight, np.float32(self._program.manifest.policy.learn.field_weight)
         )

@@ -38,14 +38,14 @@ def folds_of(
     live: LearnerState,
     tensors: Tensors,
     rows: Sequence[EvidenceRow],
-    taught: Collection[int],
+    learned: Collection[int],
 ) -> list[Fold]:
     """The rows in fifths of even class mix, each with ``tensors`` that have not learned it.
 
     Args:
         live: whose classes and corrections count.
         rows: of one condition, with features.
-        taught: ``seq`` of those that ``tensors`` have learned.
+        learned: ``seq`` of those that ``tensors`` have learned.
     """
     order = sorted(range(len(rows)), key=lambda i: (rows[i].label, rows[i].draw, rows[i].seq))
     fold = np.empty(len(rows), np.int64)
@@ -54,7 +54,7 @@ def folds_of(
     found = []
     for number in range(min(FOLDS, len(rows))):
         inside = [rows[i] for i in np.flatnonzero(fold == number).tolist()]
-        gone = [row for row in inside if row.seq in taught]
+        gone = [row for row in inside if row.seq in learned]
         without = (
             add_evidence(program, tensors, gone, live.slots, corrections, sign=-1.0)[0]
             if gone

@@ -62,7 +62,7 @@ def change_evidence(log: CommitLog, state: LearnerState, split: Split) -> Eviden
         time.thread_time() - started,
         sum(row.features.nbytes for row in (*split.taken, *split.added)),
     )
-    # what is held out may teach later, when its features have expired: where it would be counted
+    # a held-out row may be learned after its features have expired: where it would be counted
     # is known from now on
     unread = [
         replace(row, weight=0.0)

@@ -36,7 +36,7 @@ def with_host_views(program: Program, memory: LearnerState) -> LearnerState:
     return replace(
         memory,
         class_counts=values["shift.moment"][-1].copy(),
-        class_places=values["shift.mean"],
+        class_means=values["shift.mean"],
         prototypes=prototypes,
     )
 

@@ -31,7 +31,7 @@ class ValidationSet:
         z, taps: features before ``correct``; y: class slots; domain: where they were met; slots:
             the answer set, None for all.
         own: what the samples, which the factory's head learned, add to their own logits (N, factory
-            classes) in a state; None if they taught nothing.
+            classes) in a state; None if none were learned.
     """
 
     name: str
@@ -135,7 +135,7 @@ def out_of_bounds(
     inside.
 
     Evidence, parameters, statistics and derived tensors, global ones and those of every condition.
-    Buffers that ``live`` holds too were looked at when they went live.
+    Buffers that ``live`` holds too were checked when they went live.
     """
     held = live if live is not None else LearnerState(0, Tensors(), (), {})
     places = [("", candidate.tensors, held.tensors)]

@@ -1,10 +1,10 @@
-"""Which labels teach and which judge: a fifth of every class is held out and never trained on.
+"""Which labels are learned and which held out: a fifth of every class is never trained on.
 
-Of the n accepted labels of a class, the floor(n / 5) with the smallest draws (``draw.py``) judge;
-the others teach. That is a function of the *set* of labels and not of their order: a label that
+Of the n accepted labels of a class, the floor(n / 5) with the smallest draws are held out; the
+others are learned. That is a function of the *set* of labels and not of their order: a label that
 comes late, is corrected, withdrawn or forgotten leaves exactly what would be there if it had been
 right on time, or had never been. When a label comes or goes, at most a few of its class change
-sides: what was held out begins to teach, and what taught is subtracted and judges.
+sides: held-out ones are learned, and learned ones are subtracted and held out.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class HeldOut:
             self._counts.setdefault(label, {"learned": 0, "held_out": 0})[status] += 1
 
     def rebalance(self, rows: Sequence[EvidenceRow]) -> tuple[list[EvidenceRow], list[EvidenceRow]]:
-        """Of all accepted rows: those that teach and are to judge, and those that judge and are to
-        teach, so that a fifth of every class judges.
+        """Of all accepted rows: learned ones to be held out, and held-out ones to be learned, so
+        that a fifth of every class is held out.
         """
         judging: list[EvidenceRow] = []
         teaching: list[EvidenceRow] = []

@@ -172,8 +172,8 @@ class LabelGuard:
         if len(rows) < _GAIN_FEWEST:
             return None
         below = live.domains[domain].tensors if domain in live.domains else Tensors()
-        taught = {row.seq for row in rows} - {row.seq for row in split.taken}
-        folds = folds_of(self._program, live, candidate.tensors, rows, taught)
+        learned = {row.seq for row in rows} - {row.seq for row in split.taken}
+        folds = folds_of(self._program, live, candidate.tensors, rows, learned)
         logits, y = cross_fitted(
             self._program,
             folds,
@@ -193,7 +193,7 @@ class LabelGuard:
         self, live: LearnerState, rows: Sequence[EvidenceRow]
     ) -> dict[int, float]:
         """Weight 0 for labels of known classes that were met in a condition that may get an
-        adaptor: they need not teach the shared head.
+        adaptor: the shared head need not learn them.
         """
         domain = live.domains.get(rows[0].domain)
         if not self._program.adaptors or domain is None or domain.kind == "novelty":

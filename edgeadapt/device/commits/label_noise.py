@@ -1,11 +1,11 @@
-"""Should labels be learned at all? A source that contradicts a head which is known to be right is
-held, not learned.
+"""Should labels be learned at all? Those that contradict a head which is known to be right are
+held.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import log
 
 import numpy as np
@@ -16,17 +16,23 @@ from edgeadapt.device.commits.holdout import HeldOut
 from edgeadapt.device.commits.label_noise_odds import (
     Belief,
     Odds,
-    agrees_with_its_class,
     copies,
+    false_label_likelihood,
     learned_from,
-    lie,
     odds,
+)
+from edgeadapt.device.commits.label_view import (
+    FEWEST_KNOWN,
+    LabelView,
+    is_unlike,
+    joined,
+    refitted,
+    separated_from_class,
 )
 from edgeadapt.device.detection.window import shift_ratio
 from edgeadapt.device.inference.program import HeadOutput, Program
 from edgeadapt.device.inference.state import SOURCE, LearnerState
-from edgeadapt.device.numerics.ridge_refit import follow, lies_elsewhere, taught_by
-from edgeadapt.device.numerics.statistics import sign_test
+from edgeadapt.device.numerics.ridge_refit import leave_one_out_likelihood
 from edgeadapt.device.storage.features import rows_to_arrays
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.rows import EvidenceRow
@@ -39,59 +45,22 @@ TAKEN_BACK_AT = 1.0
 """log10 of the odds against a source's earlier labels alone from which they go with the batch: an
 honest past is not taken back.
 """
-COPIES = 4  # equal frames of one source that may be labelled: a stuck camera has one thing to say
-FEWEST = 5  # labels that say anything
-# labels that do where nobody else gave any: fewer cannot show that they mean something
+COPIES = 4  # equal frames of one source that may be labelled: a stuck camera shows one sample
+FEWEST = 5  # labels that are compared at all
+# where no other source labelled: fewer cannot show that they follow from the samples
 FEWEST_SHIFTED = 24
-# labels of others that say how good the head is under a condition, or on a class the factory does
-# not know
-FEWEST_KNOWN = 10
 # log10 of how much likelier labels must be where they follow from the samples than where they are
-# lies
-_FOLLOW = 2.5
-# labels; of more, in proportion: a head is never quite what it is believed to be, and that adds up
-# over many labels, too
+# false
+_LIKELIER = 2.5
+# labels; of more, in proportion: small errors of the belief add up over many labels
 _AT_LEAST_FOR = 64
 # a head that is right on this share of what a single renaming does not explain is not the one that
 # is wrong
 _LOST = 0.6
-FEWEST_PLACED = 12  # samples that can say where they lie
-# share of pairs of such a sample and a factory's that are told apart, and the chance of that
-_TOLD_APART, _ELSEWHERE = 0.7, 1e-4
-_APART_FEWEST, _APART = 3, 0.01  # rows on either side, and the chance of telling them apart by luck
 _SLACK = 0.1  # of the bundle's ``source_error``: labels that nothing predicts
-_RECENT, _RECORD = 2000, 256  # rows of the journal that are looked through, rows that are weighed
+_RECENT, _RECORD = 2000, 256  # rows of the journal that are searched, rows that are used
 # the plus keeps SQLite from its index: the newest rows are few, those of a status are not
 _ACCEPTED = "+status IN ('learned', 'held_out')"
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """Labelled rows as the live head sees them."""
-
-    y: NDArray[np.int64]  # (N,) slots
-    logits: NDArray[np.float32]  # (N, K)
-    embedding: NDArray[np.float32]
-    is_known: NDArray[np.bool_]  # (N,) not novel
-    is_held_out: NDArray[np.bool_]  # (N,) labels that judge and never taught the head
-    shift: float
-
-    def only(self, rows: NDArray[np.bool_]) -> _Seen:
-        return _Seen(
-            self.y[rows],
-            self.logits[rows],
-            self.embedding[rows],
-            self.is_known[rows],
-            self.is_held_out[rows],
-            self.shift,
-        )
-
-    def among(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Logits (M, S) and labels (M,) as columns of these slots, of the rows that are labelled
-        so.
-        """
-        rows = np.isin(self.y, slots)
-        return self.logits[rows][:, slots], np.searchsorted(slots, self.y[rows])
 
 
 class LabelNoiseDetector:
@@ -109,10 +78,10 @@ class LabelNoiseDetector:
     def of(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> str:
         """Why these rows of one source and one condition are not to be learned; empty if they are.
 
-        Copies of one frame, labels that contradict a head which is right about such samples, and
-        labels that do so together with what the same source taught before. Under another condition
-        than the factory's the head is not known to be right until other sources taught there: until
-        then labels that mean something are learned though they contradict it.
+        Held are copies of one frame, labels that contradict a head which is right about such
+        samples, and labels that do so together with earlier ones of the same source. Under another
+        condition than the factory's the head is not known to be right until labels of other sources
+        were learned there: until then consistent labels are learned though they contradict it.
         """
         past = self._record(live, rows)
         return (
@@ -122,8 +91,8 @@ class LabelNoiseDetector:
         )
 
     def surplus(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
-        """Copies of frames that are labelled often enough already, where most of a batch is
-        something else: they are left out, not the batch.
+        """Copies of frames that are labelled often enough already. Where they are the smaller part
+        of a batch, they are left out and the batch is learned.
         """
         past = self._record(live, rows)
         _, group = copies(np.stack([row.features for row in (*past, *rows)]))
@@ -167,12 +136,12 @@ class LabelNoiseDetector:
 
     @property
     def _record_at(self) -> float:
-        """A record is looked at after every batch, so it takes more to condemn it."""
+        """A record is tested after every batch, so its limit is higher."""
         return -float(np.log10(self._policy.guard.source_significance))
 
     # -- rows --------------------------------------------------------------------------------------
     def _record(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
-        """The last rows that a source taught under a condition, without labels that are being
+        """The last accepted rows of a source and condition, without labels that are being
         corrected.
         """
         corrected = {row.id for row in rows}
@@ -185,8 +154,8 @@ class LabelNoiseDetector:
         return [row for row in found if row.id not in corrected]
 
     def _rows(self, live: LearnerState, which: str, *values: str) -> list[EvidenceRow]:
-        """Up to 256 of the newest rows that still have features, oldest first; a bounded piece of
-        the journal is looked through.
+        """Up to 256 of the newest rows that still have features, oldest first, from the last 2000
+        of the journal.
         """
         where = f"{which} AND seq > (SELECT coalesce(max(seq), 0) - ? FROM evidence)"
         found = self._journal.evidence(
@@ -195,7 +164,9 @@ class LabelNoiseDetector:
         return [row for row in reversed(found) if row.label in live.slots and row.has_features]
 
     def _copies(self, rows: Sequence[EvidenceRow], past: Sequence[EvidenceRow]) -> str:
-        """A frame is one piece of evidence however often it is sent; two labels for it are none."""
+        """Why copies are held: a frame counts once however often it is sent, and with two labels
+        not at all.
+        """
         _, group = copies(np.stack([row.features for row in (*rows, *past)]))
         for same in np.unique(group[: len(rows)]):
             labels = {row.label for row, is_in in zip(rows, group == same, strict=False) if is_in}
@@ -205,7 +176,7 @@ class LabelNoiseDetector:
                 return f"{(group == same).sum()} labels are of one frame, {COPIES} may be"
         return ""
 
-    def _seen(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> _Seen | None:
+    def _seen(self, live: LearnerState, rows: Sequence[EvidenceRow]) -> LabelView | None:
         if not rows:
             return None
         z, taps, y, _, _ = rows_to_arrays(rows, live.slots, self._program.manifest.feature_dim)
@@ -220,11 +191,11 @@ class LabelNoiseDetector:
         y: NDArray[np.int64],
         live: LearnerState,
         is_held_out: NDArray[np.bool_],
-    ) -> _Seen:
+    ) -> LabelView:
         shift = shift_ratio(
             read.residual, read.logits.argmax(axis=1), live.class_counts, self._policy.shift
         )
-        return _Seen(
+        return LabelView(
             y,
             read.logits,
             read.embedding,
@@ -233,7 +204,7 @@ class LabelNoiseDetector:
             shift,
         )
 
-    # -- what speaks against them ------------------------------------------------------------------
+    # -- odds --------------------------------------------------------------------------------------
     def _against(
         self,
         live: LearnerState,
@@ -241,8 +212,8 @@ class LabelNoiseDetector:
         limit: float,
         past: Sequence[EvidenceRow] = (),
     ) -> str:
-        """Why not, if the odds are at or above 10^limit. ``past``: what the source taught before,
-        for what a refitted head can explain.
+        """Why not, if the odds are at or above 10^limit. ``past``: earlier rows of the source, for
+        the fit of another head.
         """
         first = copies(np.stack([row.features for row in rows]))[0]
         seen = self._seen(live, [rows[i] for i in first])
@@ -250,46 +221,44 @@ class LabelNoiseDetector:
             return ""
         if rows[0].domain == SOURCE and seen.shift <= 1.0:
             factory = self._at_the_factory(live)
-            # what looks new may be anything
+            # novel samples may be of any class
             doubt = self._contradicts(live, seen.only(seen.is_known), factory, limit)
             if not doubt or factory is None:
                 return doubt
             before = self._seen(live, past)
-            if not self._lies_elsewhere(
-                factory, seen if before is None else _joined([seen, before])
-            ):
+            if not is_unlike(factory, seen if before is None else joined([seen, before])):
                 return doubt
-        told = self._told_by_others(live, rows[0])
-        if told is not None:
-            refitted = _refitted(told, seen, self._untaught)
-            return self._contradicts(live, *refitted, limit, Belief(1.0, self._untaught.slack))
+        reference = self._labels_of_others(live, rows[0])
+        if reference is not None:
+            both = refitted(reference, seen, self._prior)
+            return self._contradicts(live, *both, limit, Belief(1.0, self._prior.slack))
         if len(seen.y) < FEWEST_SHIFTED:
             return ""
         doubt = self._contradicts(live, seen, None, limit)
-        return "" if doubt and self._follow(live, seen, self._seen(live, past)) else doubt
+        return "" if doubt and self._is_head_wrong(live, seen, self._seen(live, past)) else doubt
 
     def _contradicts(
         self,
         live: LearnerState,
-        seen: _Seen,
-        told: _Seen | None,
+        seen: LabelView,
+        reference: LabelView | None,
         limit: float,
         prior: Belief | None = None,
     ) -> str:
-        """Why rows cannot be what a head says of them whose errors ``told`` shows; empty below
-        10^limit.
+        """Why the labels contradict the head, whose errors are known from ``reference``; empty
+        below 10^limit.
         """
-        slots = self._judged(live, told)
+        slots = self._judged(live, reference)
         logits, y = seen.among(slots)
         if len(y) < FEWEST:
             return ""
-        belief = prior or self._untaught
-        if told is not None:
-            belief = learned_from(*told.among(slots), belief)
+        belief = prior or self._prior
+        if reference is not None:
+            belief = learned_from(*reference.among(slots), belief)
         found = odds(belief.honest(logits), y)
         if found.log10 < limit:
             return ""
-        apart = _are_apart(
+        apart = separated_from_class(
             seen.embedding[np.isin(seen.y, slots)], y, logits.argmax(axis=1), found.flip
         )
         if apart is not None and (
@@ -299,62 +268,47 @@ class LabelNoiseDetector:
         return _why(found, logits.argmax(axis=1) != y, [str(live.classes[slot]) for slot in slots])
 
     @property
-    def _untaught(self) -> Belief:
+    def _prior(self) -> Belief:
         """What the bundle says of its own head's errors."""
         return Belief(self._policy.learn.temperature, _SLACK * self._policy.guard.source_error)
 
-    def _told_by_others(self, live: LearnerState, row: EvidenceRow) -> _Seen | None:
-        """What other sources taught under the condition of a row, if it is enough to say how good a
+    def _labels_of_others(self, live: LearnerState, row: EvidenceRow) -> LabelView | None:
+        """Labels of other sources under the condition of a row, if they suffice to say how good a
         head is there.
         """
         if row.domain == SOURCE:
             return None
-        told = self._seen(
+        reference = self._seen(
             live,
             self._rows(live, f"{_ACCEPTED} AND domain = ? AND source != ?", row.domain, row.source),
         )
-        return told if told is not None and len(told.y) >= FEWEST_KNOWN else None
+        return reference if reference is not None and len(reference.y) >= FEWEST_KNOWN else None
 
-    @staticmethod
-    def _lies_elsewhere(factory: _Seen, seen: _Seen) -> bool:
-        """Are samples clearly not where the factory's are, though no statistic of the stream moved?
-        Then nobody knows that the head is right there.
+    def _is_head_wrong(self, live: LearnerState, seen: LabelView, past: LabelView | None) -> bool:
+        """Do the labels follow from the samples so clearly that it is the head that is wrong here?
+
+        A head that is cross-fitted on them and on earlier rows of the source must make them
+        likelier than false or random labels are; and the live head must be poor on what no single
+        renaming explains.
         """
-        taken_for, here = factory.logits.argmax(axis=1), seen.logits.argmax(axis=1)
-        slots, place = np.unique(taken_for, return_inverse=True)
-        means = np.stack([factory.embedding[taken_for == slot].mean(axis=0) for slot in slots])
-        rows = np.isin(here, slots)
-        if rows.sum() < FEWEST_PLACED:
-            return False
-        placed = seen.embedding[rows] - means[np.searchsorted(slots, here[rows])]
-        told_apart, chance = lies_elsewhere(factory.embedding - means[place], placed)
-        return told_apart >= _TOLD_APART and chance < _ELSEWHERE
-
-    def _follow(self, live: LearnerState, seen: _Seen, past: _Seen | None) -> bool:
-        """Do labels follow from the samples so clearly that it is the head that is wrong here?
-
-        A refitted head, cross-fitted on them and on what the source taught here before, must make
-        them likelier than lies about what the head sees, and than labels that mean nothing; and the
-        head must be poor on what no single renaming explains.
-        """
-        everything = seen if past is None else _joined([seen, past])
+        everything = seen if past is None else joined([seen, past])
         slots = np.unique(np.concatenate([self._judged(live, None), everything.y]))
-        (logits, y), belief = seen.among(slots), self._untaught
-        taken_for = logits.argmax(axis=1)
+        (logits, y), belief = seen.among(slots), self._prior
+        predicted = logits.argmax(axis=1)
         flip = odds(belief.honest(logits), y).flip
-        # of two classes, one that is called the other leaves labels that mean nothing
+        # of two classes one that is called the other leaves nothing to compare
         if flip is not None and len(slots) > 2:
-            others = ~((taken_for == flip[0]) & (y == flip[1]))
-            if not others.any() or float((taken_for == y)[others].mean()) >= _LOST:
+            others = ~((predicted == flip[0]) & (y == flip[1]))
+            if not others.any() or float((predicted == y)[others].mean()) >= _LOST:
                 return False
         all_logits, all_y = everything.among(slots)
         chances = belief.honest(all_logits)
         asked = np.arange(len(all_y)) < len(y)
-        return follow(everything.embedding, all_y, chances, asked) - lie(
-            chances[asked], y
-        ) >= _FOLLOW * max(1.0, len(y) / _AT_LEAST_FOR) * log(10.0)
+        fit = leave_one_out_likelihood(everything.embedding, all_y, chances, asked)
+        margin = _LIKELIER * max(1.0, len(y) / _AT_LEAST_FOR) * log(10.0)
+        return fit - false_label_likelihood(chances[asked], y) >= margin
 
-    def _at_the_factory(self, live: LearnerState) -> _Seen | None:
+    def _at_the_factory(self, live: LearnerState) -> LabelView | None:
         """The bundle's guard samples and labels held out under the factory condition: what the head
         is known to be right about.
         """
@@ -364,68 +318,21 @@ class LabelNoiseDetector:
             as_new = replace(read, logits=guard.logits(self._program, live))
             parts.append(self._as_seen(as_new, guard.y, live, np.ones(len(guard.y), bool)))
         found = [part.only(part.is_known) for part in parts if part is not None]
-        return _joined(found) if found else None
+        return joined(found) if found else None
 
-    def _judged(self, live: LearnerState, told: _Seen | None) -> NDArray[np.int64]:
+    def _judged(self, live: LearnerState, reference: LabelView | None) -> NDArray[np.int64]:
         """Slots whose labels are judged: the factory's classes, and others once enough labels say
         how often the head errs on them.
         """
         factory = [
             live.slots[name] for name in self._program.manifest.classes if name in live.slots
         ]
-        taught = [
+        others = [
             slot
             for slot in live.slots.values()
-            if told is not None and int((told.y == slot).sum()) >= FEWEST
+            if reference is not None and int((reference.y == slot).sum()) >= FEWEST
         ]
-        return np.unique(np.array([*factory, *taught], np.int64))
-
-
-def _joined(parts: Sequence[_Seen]) -> _Seen:
-    y, logits = np.concatenate([p.y for p in parts]), np.concatenate([p.logits for p in parts])
-    embedding, known, judges = (
-        np.concatenate([getattr(p, name) for p in parts])
-        for name in ("embedding", "is_known", "is_held_out")
-    )
-    return _Seen(y, logits, embedding, known, judges, 0.0)
-
-
-def _refitted(told: _Seen, seen: _Seen, belief: Belief) -> tuple[_Seen, _Seen]:
-    """Rows in doubt and rows of others, as a head sees them that others' labels refitted: theirs
-    each without its own label.
-    """
-    both = np.concatenate([told.embedding, seen.embedding])
-    chances = np.concatenate([belief.honest(told.logits), belief.honest(seen.logits)])
-    judges = (
-        told.is_held_out if told.is_held_out.sum() >= FEWEST_KNOWN else np.ones(len(told.y), bool)
-    )
-    theirs, here = taught_by(both, told.y, chances, len(seen.y), judges)
-    return replace(seen, logits=here.astype(np.float32)), replace(
-        told, logits=theirs.astype(np.float32)
-    )
-
-
-def _are_apart(
-    embedding: NDArray[np.float32],
-    y: NDArray[np.int64],
-    predicted: NDArray[np.int64],
-    flip: tuple[int, int] | None,
-) -> NDArray[np.bool_] | None:
-    """(N,) rows whose class only looks like another to the head; None if there are none.
-
-    A new wearer's exercise may look like another exercise of the others: it is then called by its
-    own name, and rightly so. It lies apart from those that are what the head sees. What a liar
-    calls by another name is the same as what the same source calls by its right one.
-    """
-    if flip is None:
-        return None
-    disputed = (predicted == flip[0]) & (y == flip[1])
-    both = disputed | (predicted == flip[0]) & (y == flip[0])
-    counts = int(disputed.sum()), int(both.sum() - disputed.sum())
-    if min(counts) < _APART_FEWEST:
-        return None
-    right = int(agrees_with_its_class(embedding[both], disputed[both].astype(np.int64)).sum())
-    return disputed if sign_test(sum(counts) - right, right) < _APART else None
+        return np.unique(np.array([*factory, *others], np.int64))
 
 
 def _why(found: Odds, is_wrong: NDArray[np.bool_], names: Sequence[str]) -> str:

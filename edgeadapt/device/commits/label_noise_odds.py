@@ -52,7 +52,7 @@ class Belief:
     Attributes:
         temperature: T. slack: d, the share of labels that nothing predicts.
         mixed: (K,) m, how much the confusions weigh, by label.
-        confusion: (K, K) C, by class taken for and label; rows add up to 1.
+        confusion: (K, K) C, by predicted class and label; rows add up to 1.
     """
 
     temperature: float
@@ -73,10 +73,10 @@ class Belief:
 
 
 def learned_from(logits: NDArray[np.float32], y: Slots, prior: Belief) -> Belief:
-    """The belief under which labels y (N,) that the head was not taught, or that others gave, are
+    """The belief under which labels y (N,) that the head has not learned, or of others, are
     likeliest; never surer than ``prior``.
 
-    T and d are shared; every class has its own m, so that a class which the head hardly knows yet
+    T and d are shared; every class has its own m, so that a class that the head hardly knows yet
     does not make it doubt the others.
     """
     if not len(y):
@@ -130,7 +130,7 @@ def odds(p: F64, y: Slots) -> Odds:
     )
 
 
-def lie(p: F64, y: Slots) -> float:
+def false_label_likelihood(p: F64, y: Slots) -> float:
     """Natural log of how likely labels y (N,) are where they are false or mean nothing: either of
     the two ways, always wrong, or drawn at random.
 
@@ -138,7 +138,7 @@ def lie(p: F64, y: Slots) -> float:
     succession, from nothing).
     """
     classes, rows = p.shape[1], np.arange(len(y))
-    told = float(np.log(p[rows, y]).sum())
+    honest = float(np.log(p[rows, y]).sum())
     never = float(np.log((1.0 - p[rows, y]).clip(1e-9) / max(1, classes - 1)).sum())
     counts = np.bincount(y, minlength=classes)
     drawn = (
@@ -148,7 +148,7 @@ def lie(p: F64, y: Slots) -> float:
     )
     evenly = -len(y) * float(np.log(max(2, int((counts > 0).sum()))))
     return float(
-        np.logaddexp.reduce([told + odds(p, y).log10 * float(np.log(10.0)), never, drawn, evenly])
+        np.logaddexp.reduce([honest + odds(p, y).log10 * float(np.log(10.0)), never, drawn, evenly])
     )
 
 

@@ -18,7 +18,7 @@ from edgeadapt.device.commits.label_guard import LabelGuard, Proposal
 from edgeadapt.device.commits.label_noise import LabelNoiseDetector
 from edgeadapt.device.storage.rows import EvidenceRow, RowTransitions
 
-# held labels looked at again, batches of a source, and how many more labels it takes
+# held labels that are tested again, batches of a source, and how many more labels it takes
 _RECONSIDERED, _BATCHES, _GROWN = 256, 4, 1.25
 _OVERRIDE = {"override": "label(ids, labels, trusted=True)"}
 
@@ -158,7 +158,7 @@ class LabelUpdate:
         outdated: tuple[int, ...] = (),
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Rows that teach nothing; the state stays as it is."""
+        """Rows that are not learned; the state stays as it is."""
         seqs = tuple(row.seq for row in rows)
         is_held = outcome == "held"
         self._log.record(
@@ -172,8 +172,8 @@ class LabelUpdate:
         )
 
     def _hold(self, rows: Sequence[EvidenceRow], why: str, outdated: tuple[int, ...]) -> None:
-        """Held rows teach nothing; what the same source taught before goes with them where the
-        contradiction reaches that far.
+        """Held rows are not learned; earlier rows of the source go with them where they contradict
+        the head too.
         """
         live = self._live.current
         earlier = self._noise.withdraws(live, rows)

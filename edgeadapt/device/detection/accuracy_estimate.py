@@ -86,17 +86,17 @@ class RecentAccuracy:
         """Whether too many of the recent samples lie below the threshold for it to be chance, or a
         difficult class."""
         horizons = [
-            place for place, count in enumerate(policy.horizons) if count <= len(self.windows)
+            index for index, count in enumerate(policy.horizons) if count <= len(self.windows)
         ]
         if not horizons or self._excess(min(policy.horizons))[0] <= policy.margin:
             return False
-        return any(self._is_beyond(place, policy) for place in horizons)
+        return any(self._is_beyond(index, policy) for index in horizons)
 
-    def _is_beyond(self, place: int, policy: AccuracyPolicy) -> bool:
-        excess, samples, concentration = self._excess(policy.horizons[place])
+    def _is_beyond(self, index: int, policy: AccuracyPolicy) -> bool:
+        excess, samples, concentration = self._excess(policy.horizons[index])
         limit = chance_limit(samples, policy)
-        if place < len(policy.allowances) and concentration >= policy.concentrations[place]:
-            limit += policy.allowances[place]
+        if index < len(policy.allowances) and concentration >= policy.concentrations[index]:
+            limit += policy.allowances[index]
         return excess > limit
 
     def _excess(self, count: int) -> tuple[float, int, float]:

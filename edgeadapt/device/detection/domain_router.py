@@ -13,9 +13,7 @@ from edgeadapt.device.inference.state import Domain, DomainPrototypes, LearnerSt
 
 
 class RoutingProjection:
-    """Where samples lie in the factory encoder's residual space, projected to the columns that tell
-    conditions apart.
-    """
+    """From the factory encoder's residual space to the directions that separate conditions."""
 
     def __init__(self, program: Program) -> None:
         self._first, self._last = program.manifest.policy.shift.signature
@@ -29,20 +27,20 @@ class RoutingProjection:
     def of(
         self, residuals: NDArray[np.float32], factory_slots: NDArray[np.int64], memory: LearnerState
     ) -> NDArray[np.float64]:
-        """(W, S): residuals plus the class mean they were taken from, centred on the factory mean
-        and whitened by class mix.
+        """(W, S): residuals plus the class means they are measured from, centred on the factory
+        mean and whitened by class mix.
         """
         columns = slice(self._first, self._last)
-        places = residuals[:, columns] + memory.class_places[factory_slots][:, columns]
-        result: NDArray[np.float64] = (places - self._centre) @ self._projection
-        return result
+        features = residuals[:, columns] + memory.class_means[factory_slots][:, columns]
+        projected: NDArray[np.float64] = (features - self._centre) @ self._projection
+        return projected
 
 
 def predicted_in(
     domain: Domain, view: WindowView, program: Program, memory: LearnerState
 ) -> NDArray[np.int64]:
-    """(W,) class slots that a domain's own encoder and correction predict for a window; its adaptor
-    has no say.
+    """(W,) class slots that a domain's own encoder and correction predict for a window, without its
+    adaptor.
     """
     z, taps = view.features(program, domain.encode)
     slots: NDArray[np.int64] = program.forward_head(
@@ -52,16 +50,20 @@ def predicted_in(
 
 
 def nearest_domain(
-    places: NDArray[np.float64], view: WindowView, program: Program, memory: LearnerState, but: str
+    projected: NDArray[np.float64],
+    view: WindowView,
+    program: Program,
+    memory: LearnerState,
+    but: str,
 ) -> tuple[str, float]:
-    """The known domain whose signature fits best at the class mix its own encoder predicts; ``("",
-    inf)`` if there is none.
+    """The known domain whose prototypes are nearest to ``projected`` (W, S) at the class mix that
+    its own encoder predicts, and their distance; ``("", inf)`` if there is none.
     """
     best, distance = "", float("inf")
     for name, domain in memory.domains.items():
         if name == but:
             continue
-        found = domain.prototypes.distance(places, predicted_in(domain, view, program, memory))
+        found = domain.prototypes.distance(projected, predicted_in(domain, view, program, memory))
         if found < distance:
             best, distance = name, found
     return best, distance

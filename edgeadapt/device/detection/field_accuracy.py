@@ -6,7 +6,7 @@ condition at a time.
 
 is a bet against "the error is at most p". It is a non-negative supermartingale while that holds, so
 that it ever exceeds 1 / alpha
-with probability alpha at most, however often it is looked at (Ville's inequality; Waudby-Smith and
+with probability alpha at most, however often it is tested (Ville's inequality; Waudby-Smith and
 Ramdas, JRSS B 2024,
 arXiv 2010.09686). Answers to questions that were chosen for their doubt are wrong more often than
 the stream, and bet on nothing.
@@ -113,10 +113,10 @@ class FieldAccuracy:
         question = self._asked.pop(sample, None)
         if question is None or not question.is_random:
             return
-        place = (question.stream, question.domain)
+        key = (question.stream, question.domain)
         expected = min(0.95, 1.0 - self.held_out + self._policy.accuracy.margin)
-        self._answers[place] = self.of(*place).extended(question.predicted == label, expected)
-        self._answers.move_to_end(place)
+        self._answers[key] = self.of(*key).extended(question.predicted == label, expected)
+        self._answers.move_to_end(key)
         if len(self._answers) > _PLACES:
             self._answers.popitem(last=False)
 

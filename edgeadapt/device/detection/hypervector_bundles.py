@@ -1,14 +1,15 @@
 """Conditions as bundles of hypervectors: which one a window belongs to, and which two are one.
 
     s_c(x) = max_k cos(h(x), d_{c,k})
-            d_{c,k} the sum of the hypervectors that condition c took for class k
-    route:  argmax_c (mean_x s_c(x) - m_c) / sigma_c      m_c, sigma_c of s_c at home
+            d_{c,k} the sum of the hypervectors of condition c that were predicted as class k
+    route:  argmax_c (mean_x s_c(x) - m_c) / sigma_c
+            m_c, sigma_c: mean and deviation of s_c over the condition's own samples
     merge:  mean over shared classes of cos(d_{a,k}, d_{b,k}) above a threshold
 
 A reconstruction of the dynamic routing of EAR (Daniels et al., arXiv 2308.02084, section 4.5),
-whose equations were not reachable. Bundles and signatures are sums and counts per class, so what
-two conditions learned adds up to what one would have learned. The learner routes by
-``Signature.distance`` instead; ``docs/methods/ear.md`` compares the two.
+whose equations were not reachable. Bundles and prototypes are sums and counts per class, so those
+of two conditions add up to those of one. The learner routes by ``DomainPrototypes.distance``
+instead; ``docs/methods/ear.md`` compares the two.
 """
 
 from __future__ import annotations
@@ -41,24 +42,23 @@ class ClassSums(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ConditionBundle:
-    """One condition: sums (K, D) and counts (K,) of unit hypervectors by class taken for, and
-    moments of the similarity at home.
+    """One condition: sums (K, D) and counts (K,) of unit hypervectors by predicted class.
 
-    ``home`` is (3,): how many samples were compared, the sum of their similarities and the sum of
-    squares.
+    ``moments`` (3,): how many of its own samples were compared with it, the sum of their
+    similarities, and the sum of squares.
     """
 
     sums: F64
     counts: F64
-    home: F64
+    moments: F64
 
     @classmethod
     def empty(cls, slots: int, width: int) -> ConditionBundle:
         return cls(np.zeros((slots, width)), np.zeros(slots), np.zeros(3))
 
     def extended(self, h: F32, slots: NDArray[np.int64]) -> ConditionBundle:
-        """Samples h (N, D) more, and the class slots (N,) they were taken for. Each is compared
-        with the bundle without itself.
+        """Samples h (N, D) more, and their predicted class slots (N,). Each is compared with the
+        bundle without itself.
 
         Raises:
             InputError: shapes that do not fit, or values that are not finite.
@@ -74,13 +74,13 @@ class ConditionBundle:
         taken = np.eye(len(self.counts))[slots]
         sums, counts = self.sums + taken.T @ _unit(h), self.counts + taken.sum(axis=0)
         cosines = _without_self(_unit(h), sums, counts, slots)
-        home = self.home + np.array([len(cosines), cosines.sum(), np.square(cosines).sum()])
-        return ConditionBundle(sums, counts, home)
+        moments = self.moments + np.array([len(cosines), cosines.sum(), np.square(cosines).sum()])
+        return ConditionBundle(sums, counts, moments)
 
     def merged(self, other: ConditionBundle) -> ConditionBundle:
         """What one condition would have learned from the samples of both."""
         return ConditionBundle(
-            self.sums + other.sums, self.counts + other.counts, self.home + other.home
+            self.sums + other.sums, self.counts + other.counts, self.moments + other.moments
         )
 
     def similarity(self, h: F32) -> F64:
@@ -93,14 +93,14 @@ class ConditionBundle:
         return largest
 
     def standardised(self, h: F32) -> float:
-        """Mean similarity of a window in standard deviations of a sample at home; -inf while
-        nothing was met.
+        """Mean similarity of a window, standardised by the condition's own samples; -inf while
+        there are none.
         """
         return self.standardised_of(float(self.similarity(h).mean())) if len(h) else float("-inf")
 
     def standardised_of(self, mean_similarity: float) -> float:
-        """A window's mean similarity in standard deviations of a sample at home."""
-        count, total, squares = (float(value) for value in self.home)
+        """A window's mean similarity, standardised by the condition's own samples."""
+        count, total, squares = (float(value) for value in self.moments)
         if count == 0:
             return float("-inf")
         mean = total / count
@@ -146,8 +146,8 @@ def similarity_of(
 
 @dataclass(frozen=True)
 class MergeCandidate:
-    """Two conditions that look like one: their names in order, mean cosine of shared class vectors,
-    how many classes that is.
+    """Two conditions that may be one: their names in order, the mean cosine of shared class
+    vectors, and how many classes these are.
     """
 
     first: str
@@ -189,8 +189,8 @@ def merge_candidates(
     return chosen
 
 
-def merged_signature(first: DomainPrototypes, second: DomainPrototypes) -> DomainPrototypes:
-    """The signature of both conditions' windows."""
+def merged_prototypes(first: DomainPrototypes, second: DomainPrototypes) -> DomainPrototypes:
+    """The prototypes of both conditions' windows."""
     return DomainPrototypes(first.sums + second.sums, first.counts + second.counts)
 
 
@@ -227,7 +227,7 @@ __all__ = [
     "ConditionBundle",
     "MergeCandidate",
     "merge_candidates",
-    "merged_signature",
+    "merged_prototypes",
     "route",
     "similarity_of",
 ]

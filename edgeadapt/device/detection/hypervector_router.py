@@ -1,12 +1,12 @@
-"""EAR's router in the loop: the condition a window belongs to, by bundles of hypervectors of what
-the factory encoder sees.
+"""EAR's router: the condition a window belongs to, by bundles of hypervectors of the factory
+encoder's features.
 
-``Policy(routing="hypervector")``. Bundles say which of the known conditions it is, by the plain
-mean cosine, which routes better than the standardised one. Whether it is that one or a new one the
-signature says, as it does without them: a window of a condition that nobody met is as near to the
-nearest bundle as one of a class that it met seldom. So one condition's encoder is asked and not
-each. Bundles live in memory: a condition that was not met since a restart is compared by its
-signature. See ``routing`` and ``docs/methods/ear.md``.
+``Policy(routing="hypervector")``. Bundles choose the nearest known condition, by the plain mean
+cosine, which routes better than the standardised one; so the encoder of one condition runs, not of
+each. Whether the window is of that condition or of a new one is decided by class prototypes, as
+without bundles: a window of an unknown condition is as near to the nearest bundle as one of a rare
+class. Bundles are in memory only: a condition that was not met since a restart is compared by its
+prototypes. See ``hypervector_bundles.py`` and ``docs/methods/ear.md``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class HypervectorRouter:
     def met(
         self, name: str, view: WindowView, slots: NDArray[np.int64], memory: LearnerState
     ) -> None:
-        """A window of a condition, taken for these class slots (W,) by the factory encoder."""
+        """A window of a condition, and the class slots (W,) that the factory encoder predicts."""
         known = self._bundles.get(name) or ConditionBundle.empty(len(memory.classes), WIDTH)
         self._bundles[name] = known.extended(self._codes(view), slots)
 
@@ -54,10 +54,10 @@ class HypervectorRouter:
                 self._bundles[kept] = bundle if stays is None else stays.merged(bundle)
 
     def nearest(
-        self, places: NDArray[np.float64], view: WindowView, memory: LearnerState, but: str
+        self, projected: NDArray[np.float64], view: WindowView, memory: LearnerState, but: str
     ) -> tuple[str, float]:
-        """As ``nearest_domain``, over the condition whose bundle is most like the window and those
-        that have none.
+        """As ``nearest_domain``, over the condition with the most similar bundle and those without
+        a bundle.
         """
         self._bundles = {
             name: bundle for name, bundle in self._bundles.items() if name in memory.domains
@@ -71,7 +71,7 @@ class HypervectorRouter:
         best = max(found, key=lambda name: found[name], default="")
         for name in found.keys() - {best}:
             memory = memory.without_domain(name)
-        return nearest_domain(places, view, self._program, memory, but)
+        return nearest_domain(projected, view, self._program, memory, but)
 
     def _codes(self, view: WindowView) -> F32:
         parts = [part for part in view.features(self._program) if part.shape[1]]

@@ -10,7 +10,7 @@ shifted, unknown        open a provisional domain, start correcting (if the bund
 shifted, strange        ask at once: samples unlike every known class, or all alike, may be a class
                         and no condition
 not shifted, novel      ask about the most novel samples
-stuck                   nothing: frames that do not change teach nothing
+stuck                   nothing: frames that do not change carry no information
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class WindowReading:
         correction_fits: the active domain's correction still brings the window nearer to the
             classes: other ones perhaps, and the same condition.
         active_distance: to the active domain, None in the source condition.
-        nearest, nearest_distance: the closest known domain; looked up only when the active one does
+        nearest, nearest_distance: the closest known domain; computed only when the active one does
             not fit.
         is_strange: the window looks unlike every known class, or is nearly all taken for one; and
             like no condition of known classes.

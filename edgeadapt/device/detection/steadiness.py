@@ -1,12 +1,11 @@
-"""Is a window under a correction like the one that was looked at last? Then a look, which costs the
-encoder once more, can wait.
+"""Is a window under a correction like the last one that was analysed? Then its analysis, which
+costs the encoder once more, can wait.
 
     differs  if  (mean a - mean b)^2 > 9 (var a / n + var b / n)
             of the distances from the classes, or of the novelty scores
 
 This is Welch's statistic (Biometrika 34, 1947) at three standard errors: one steady window in some
-two hundred seems to differ, and is looked at. All of it is known from answering: the correction was
-in place for it.
+two hundred seems to differ, and is analysed. Distances and scores are known from predicting.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ _ERRORS = 3.0
 
 
 class WindowStats(NamedTuple):
-    """What answering said of a window: the correction it was under, and distances and scores (W,)
-    under it.
-    """
+    """Known of a window from predicting: its correction, and distances and scores (W,) under it."""
 
     correction: Any
     distances: NDArray[np.float32]
@@ -35,9 +32,7 @@ class WindowStats(NamedTuple):
         return cls(view.correction, view.distances, view.scores)
 
     def same_distribution_as(self, other: WindowStats) -> bool:
-        """Neither is without a correction, both are under the same, and it does to both what it
-        does.
-        """
+        """Both are under the same correction, and their distances and scores do not differ."""
         if self.correction is None or self.correction is not other.correction:
             return False
         return _are_alike(self.distances, other.distances) and _are_alike(self.scores, other.scores)

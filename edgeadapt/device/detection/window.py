@@ -23,6 +23,7 @@ from edgeadapt.runtime import Executable
 
 F32 = NDArray[np.float32]
 _STUCK = 1e-6  # squared spread of residuals over a window in which nothing moves
+_Row = tuple[int, float, str, float, Any]  # class slot, novelty score, id, distance, correction
 
 
 def shift_ratio(
@@ -55,8 +56,7 @@ class WindowView:
     slots: NDArray[np.int64]  # (W,) classes predicted by the encoder in use
     scores: F32  # (W,) novelty scores of the path in use
     distances: F32  # (W,) from the classes, under ``correction``; means nothing without one
-    # what stood between the inputs and these distances, if it was one and the same for all of them
-    correction: Any = None
+    correction: Any = None  # if it was the same for all samples
     logits: F32 | None = None  # (W, slots) of the encoder in use
     _features: dict[Executable | None, tuple[F32, F32]] = field(default_factory=dict, init=False)
 
@@ -71,36 +71,30 @@ class StreamWindow:
     """The last W samples of one stream, in rings written in place; frames stay in memory only."""
 
     def __init__(self, shift: ShiftPolicy, novelty: NoveltyPolicy, residual_width: int) -> None:
-        self._shift, self._novelty = shift, novelty
-        size = shift.window
-        self._residuals = np.zeros((size, residual_width), np.float32)
+        self._novelty = novelty
+        self._residuals = np.zeros((shift.window, residual_width), np.float32)
         self._sum = np.zeros(residual_width, np.float64)
-        # lists: at batch 1 a number is cheaper to handle than an array
-        self._slots: list[int] = [0] * size
-        self._scores: list[float] = [0.0] * size
-        self._distances: list[float] = [0.0] * size
-        self._corrections: list[Any] = [None] * size
-        self._taken_for: dict[int, int] = {}  # class slot -> samples of the window
-        self._novel = 0  # samples of the window above the novelty threshold
-        # (W, ...) once the first batch says what an input is
+        # a list: at batch 1 a number is cheaper to handle than an array
+        self._rows: list[_Row] = [(0, 0.0, "", 0.0, None)] * shift.window
+        self._slot_counts: dict[int, int] = {}  # predicted class slot -> samples of the window
+        self._novel_count = 0  # samples of the window above the novelty threshold
+        # (W, ...) and (W, slots), once the first batch has shown their shapes
         self._inputs: NDArray[Any] = np.zeros((0,))
-        self._ids: list[str] = [""] * size
-        self._logits: F32 | None = None  # (W, slots) once the first batch says how many
+        self._logits: F32 | None = None
         self._groups = _groups(self._sum, shift)
         # (class counts, 1 / max(count, 1)) of the last reading
-        self._certainty: tuple[F32 | None, list[float]] = (None, [])
+        self._uncertainty: tuple[F32 | None, list[float]] = (None, [])
         self._at = 0
         self.count = 0  # samples in the window
         self.fresh = 0  # samples since the last window was taken
-        self.source_shift = 0.0  # last reading of the factory encoder, while another one is in use
         self.is_stuck = False
 
     def clear(self) -> None:
         """Start over: residuals of two encoders must not be averaged."""
         self._residuals[:] = 0
         self._sum[:] = 0
-        self._taken_for = {}
-        self._at = self.count = self.fresh = self._novel = 0
+        self._slot_counts = {}
+        self._at = self.count = self.fresh = self._novel_count = 0
         self.is_stuck = False
 
     def push(
@@ -121,15 +115,11 @@ class StreamWindow:
             distances: (N,) from the classes, under ``correction``, which is compared by identity.
             logits: (N, slots).
         """
-        size, given = len(self._slots), len(ids)
+        size, given = len(self._rows), len(ids)
         far = [0.0] * given if distances is None else distances.tolist()
         if given > size:
-            residuals = residuals[-size:]
-            slots = slots[-size:]
-            scores = scores[-size:]
-            inputs = inputs[-size:]
-            ids = ids[-size:]
-            far = far[-size:]
+            residuals, slots, scores = residuals[-size:], slots[-size:], scores[-size:]
+            inputs, ids, far = inputs[-size:], ids[-size:], far[-size:]
             logits = None if logits is None else logits[-size:]
         if (
             self._inputs.shape[1:] != inputs.shape[1:]
@@ -149,67 +139,59 @@ class StreamWindow:
             self._logits[start : start + first] = logits[:first]
             if first < len(ids):
                 self._logits[: len(ids) - first] = logits[first:]
-        for row in zip(slots.tolist(), scores.tolist(), ids, far, strict=True):
-            self._replace(*row, correction)
+        for slot, score, sample, distance in zip(
+            slots.tolist(), scores.tolist(), ids, far, strict=True
+        ):
+            self._replace((slot, score, sample, distance, correction))
         self.fresh += given
-        # wrapped: forget the rounding of the running sum, look whether anything moves
+        # wrapped: sum anew, without rounding errors, and test whether anything moves
         if self._at <= start:
             self._residuals.sum(axis=0, dtype=np.float64, out=self._sum)
             self.is_stuck = (
                 self.count == size and float(self._residuals.var(axis=0).mean()) < _STUCK
             )
 
-    def _put(self, places: slice, residuals: F32, inputs: NDArray[Any]) -> None:
-        kept = self._residuals[places]
+    def _put(self, rows: slice, residuals: F32, inputs: NDArray[Any]) -> None:
+        kept = self._residuals[rows]
         change = residuals - kept
         self._sum += change[0] if len(change) == 1 else np.add.reduce(change)
         kept[...] = residuals
-        self._inputs[places] = inputs
+        self._inputs[rows] = inputs
 
-    def _replace(
-        self, slot: int, score: float, sample: str, distance: float, correction: Any
-    ) -> None:
+    def _replace(self, row: _Row) -> None:
         """One sample more, and the oldest out of a full window."""
-        at = self._at
-        size = len(self._slots)
-        limit = self._novelty.threshold
-        taken = self._taken_for
-        if self.count == size:
-            taken[self._slots[at]] -= 1
-            self._novel -= self._scores[at] > limit
+        at, limit, counts = self._at, self._novelty.threshold, self._slot_counts
+        if self.is_full:
+            oldest = self._rows[at]
+            counts[oldest[0]] -= 1
+            self._novel_count -= oldest[1] > limit
         else:
             self.count += 1
-        taken[slot] = taken.get(slot, 0) + 1
-        self._novel += score > limit
-        (
-            self._slots[at],
-            self._scores[at],
-            self._ids[at],
-            self._distances[at],
-            self._corrections[at],
-        ) = (slot, score, sample, distance, correction)
-        self._at = (at + 1) % size
+        counts[row[0]] = counts.get(row[0], 0) + 1
+        self._novel_count += row[1] > limit
+        self._rows[at] = row
+        self._at = (at + 1) % len(self._rows)
 
     @property
     def is_full(self) -> bool:
-        return self.count == len(self._slots)
+        return self.count == len(self._rows)
 
     def shift(self, class_counts: F32) -> float:
         """Reading of the encoder in use: ``shift_ratio`` of the window, from running sums."""
         n = self.count
         if n == 0:
             return 0.0
-        if self._certainty[0] is not class_counts:
-            self._certainty = (class_counts, (1.0 / np.maximum(class_counts, 1.0)).tolist())
-        uncertain, weight, largest = self._certainty[1], 0.0, 0.0
-        for slot, count in self._taken_for.items():
-            weight += count * count * uncertain[slot]
+        if self._uncertainty[0] is not class_counts:
+            self._uncertainty = (class_counts, (1.0 / np.maximum(class_counts, 1.0)).tolist())
+        uncertainty, weight, largest = self._uncertainty[1], 0.0, 0.0
+        for slot, count in self._slot_counts.items():
+            weight += count * count * uncertainty[slot]
         for sums, scale in self._groups:
             largest = max(largest, float(sums.dot(sums)) / scale)
         return largest / (n * n * (1.0 / n + weight / (n * n)))
 
     def novel_share(self) -> float:
-        return self._novel / self.count if self.count else 0.0
+        return self._novel_count / self.count if self.count else 0.0
 
     def residuals(self) -> F32:
         return np.concatenate([self._residuals[self._at :], self._residuals[: self._at]])
@@ -217,20 +199,18 @@ class StreamWindow:
     def take(self) -> WindowView:
         """The full window in order of arrival; the next one starts fresh."""
         self.fresh = 0
-        at, order = self._at, (self._at + np.arange(len(self._slots))) % len(self._slots)
-        slots, (scores, distances) = (
-            np.array(self._slots, np.int64)[order],
-            np.array((self._scores, self._distances), np.float32)[:, order],
+        order = (self._at + np.arange(len(self._rows))) % len(self._rows)
+        slots, scores, ids, distances, corrections = zip(
+            *self._rows[self._at :], *self._rows[: self._at], strict=True
         )
-        first = self._corrections[0]
-        correction = first if all(one is first for one in self._corrections) else None
+        is_one = all(correction is corrections[0] for correction in corrections)
         return WindowView(
             self._inputs[order],
-            (*self._ids[at:], *self._ids[:at]),
-            slots,
-            scores,
-            distances,
-            correction,
+            ids,
+            np.array(slots, np.int64),
+            np.array(scores, np.float32),
+            np.array(distances, np.float32),
+            corrections[0] if is_one else None,
             None if self._logits is None else self._logits[order],
         )
 
@@ -238,36 +218,30 @@ class StreamWindow:
         self,
         domain: str,
         class_counts: F32,
-        is_factory_path: bool,
+        source_shift: float | None = None,
         accuracy: AccuracyEstimate | None = None,
     ) -> Reading:
-        """What the window says now. While a correction is in use the shift is that of its last
-        probe, and ``accuracy`` that of the last full window.
+        """What the window says now.
+
+        Args:
+            source_shift: the last one under the factory encoder, while another encoder is in use.
+            accuracy: of the last full window.
         """
-        if self.count < len(self._slots):
-            return Reading(
-                "warming",
-                self.source_shift if not is_factory_path else 0.0,
-                None,
-                self.count,
-                domain,
-                accuracy,
-            )
-        shift = self.shift(class_counts) if is_factory_path else self.source_shift
-        if self.is_stuck:
-            return Reading("stuck", shift, None, self.count, domain, accuracy)
-        share = self.novel_share()
-        if shift > 1.0:
-            return Reading("shifted", shift, None, self.count, domain, accuracy)
-        seems_clear: Axis = "clear" if accuracy is None or not accuracy.has_fallen else "uncertain"
-        return Reading(
-            "novel" if share >= self._novelty.window_share else seems_clear,
-            shift,
-            share,
-            self.count,
-            domain,
-            accuracy,
-        )
+        shift, share = source_shift, None
+        if shift is None:
+            shift = self.shift(class_counts) if self.is_full else 0.0
+        axis: Axis
+        if not self.is_full:
+            axis = "warming"
+        elif self.is_stuck:
+            axis = "stuck"
+        elif shift > 1.0:
+            axis = "shifted"
+        else:
+            share = self.novel_share()
+            axis = "uncertain" if accuracy is not None and accuracy.has_fallen else "clear"
+            axis = "novel" if share >= self._novelty.window_share else axis
+        return Reading(axis, shift, share, self.count, domain, accuracy)
 
 
 def _groups(

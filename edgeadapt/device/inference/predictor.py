@@ -71,7 +71,7 @@ class Predictor:
         """
         return features is None and self._manifest.input.layout != "features"
 
-    def look(self, inputs: NDArray[Any]) -> None:
+    def check_first(self, inputs: NDArray[Any]) -> None:
         """Compare the first inputs with calibration; a swapped channel order or a missing factor is
         named in a warning.
         """

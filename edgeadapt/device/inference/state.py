@@ -29,8 +29,8 @@ DomainKind = Literal["provisional", "condition", "novelty"]
 
 @dataclass(frozen=True, eq=False)
 class DomainPrototypes:
-    """What a condition looks like to the factory encoder, per predicted class: sums (K, S) and
-    counts (K,).
+    """Class prototypes of a condition under the factory encoder, by predicted class: sums (K, S) of
+    projected samples (``RoutingProjection``) and counts (K,).
     """
 
     sums: NDArray[np.float64]
@@ -40,16 +40,16 @@ class DomainPrototypes:
     def empty(cls, slots: int, width: int) -> DomainPrototypes:
         return cls(np.zeros((slots, width)), np.zeros(slots))
 
-    def extended(self, places: NDArray[Any], slots: NDArray[np.int64]) -> DomainPrototypes:
-        """One window more: places (W, S) of samples and the class slots they were taken for."""
+    def extended(self, projected: NDArray[Any], slots: NDArray[np.int64]) -> DomainPrototypes:
+        """One window more: projected samples (W, S) and their predicted class slots."""
         sums, counts = self.sums.copy(), self.counts.copy()
-        np.add.at(sums, slots, places)
+        np.add.at(sums, slots, projected)
         np.add.at(counts, slots, 1.0)
         return DomainPrototypes(sums, counts)
 
     def faded(self, share: float) -> DomainPrototypes:
-        """The same places, of which ``share`` counts beside what comes: a condition that drifts is
-        where it was last.
+        """The same means with ``share`` of their weight: a condition that drifts is where it was
+        last.
         """
         return DomainPrototypes(share * self.sums, share * self.counts)
 
@@ -71,14 +71,14 @@ class DomainPrototypes:
         """
         return float((self.counts[slots] >= fewest).mean())
 
-    def distance(self, places: NDArray[Any], slots: NDArray[np.int64]) -> float:
-        """Relative squared distance (|w - m|^2 - S / 4) / (|w| |m|) between a window's mean and
-        this condition at the same class mix; not below 0.
+    def distance(self, projected: NDArray[Any], slots: NDArray[np.int64]) -> float:
+        """Relative squared distance (|w - m|^2 - S / 4) / (|w| |m|) between the mean of a window
+        ``projected`` (W, S) and this condition at the same class mix; not below 0.
 
-        Matching the mix makes a window of one class comparable with a condition that was met on
-        many; classes not met yet stand at the condition's overall mean. S / 4 is about what two
-        windows of one condition differ by (measured: S / 12 to S / 4), so that conditions near the
-        threshold, whose |m| is small, are not told apart by noise.
+        At the same mix a window of one class is comparable with a condition of many classes. A
+        class that was not met yet has the condition's overall mean. S / 4 is about what two windows
+        of one condition differ by (measured: S / 12 to S / 4): noise alone does not separate
+        conditions near the threshold, whose |m| is small.
         """
         total = self.counts.sum()
         if total == 0:
@@ -86,7 +86,7 @@ class DomainPrototypes:
         overall = self.sums.sum(axis=0) / total
         means = (self.sums + 2.0 * overall) / (self.counts + 2.0)[:, None]
         mix = np.bincount(slots, minlength=len(self.counts)) / len(slots)
-        expected, met = mix @ means, places.mean(axis=0)
+        expected, met = mix @ means, projected.mean(axis=0)
         scale = float(np.sqrt((expected @ expected) * (met @ met)))
         gap = met - expected
         return max(0.0, float(gap @ gap) - _NOISE * len(gap)) / max(scale, 1e-12)
@@ -115,7 +115,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class HeadChoice:
-    """How a head follows from its sums: what held-out labels chose (``head_choice.py``).
+    """How a head follows from its sums: what held-out labels chose (``head_search.py``).
 
     Attributes:
         factory_weight: how much the factory's share of the sums counts; 1 is ``factory_count``
@@ -135,10 +135,10 @@ AS_SHIPPED = HeadChoice()
 
 @dataclass(frozen=True, eq=False)
 class OwnHead:
-    """Derived tensors of a condition's own head, never stored: what judges labels there, and what
-    answers.
+    """Derived tensors of a condition's own head, never stored: ``judged`` evaluates labels there,
+    ``answering`` predicts.
 
-    The factory's condition stands for the shared head, which judges by the global tensors.
+    The factory's condition stands for the shared head, which evaluates by the global tensors.
     """
 
     judged: Tensors
@@ -163,7 +163,8 @@ class LearnerState:
     head: HeadChoice = AS_SHIPPED
     heads: Mapping[str, OwnHead] = field(default_factory=dict)
     class_counts: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    class_places: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    # (K, R) class means that residuals are measured from
+    class_means: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     # unit class means of active classes
     prototypes: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
@@ -178,8 +179,8 @@ class LearnerState:
         return self.judged_in(domain) if own is None else own.answering.over(self.judged_in(domain))
 
     def judged_in(self, domain: str) -> Tensors:
-        """The global tensors with a domain's laid over them, and its own head if it has one; labels
-        that are held out taught none of the global ones.
+        """The global tensors with a domain's laid over them, and its own head if it has one. No
+        held-out label was learned into the global ones.
         """
         found = self.domains.get(domain)
         tensors = self.tensors if found is None else found.tensors.over(self.tensors)

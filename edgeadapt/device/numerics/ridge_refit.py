@@ -1,5 +1,5 @@
-"""What a head that is fitted anew would say of labels: ridge in the space of samples, every row
-judged by the others.
+"""How likely labels are under a head that is fitted to them: kernel ridge regression, every row
+left out in turn.
 
     H = 1/N + K (K + lambda I)^-1,
             K = X X^T of centred rows of length 1 (N, N); the intercept is part of H, or own labels
@@ -70,9 +70,10 @@ def _left_out(smoother: F64, targets: F64) -> F64:
     return np.asarray((smoother @ targets - own * targets) / (1.0 - own))
 
 
-def follow(x: NDArray[np.floating], y: Slots, believed: F64, asked: NDArray[np.bool_]) -> float:
-    """Natural log of how likely labels are where they follow from the samples: each from the labels
-    of all other rows.
+def leave_one_out_likelihood(
+    x: NDArray[np.floating], y: Slots, believed: F64, asked: NDArray[np.bool_]
+) -> float:
+    """Leave-one-out log-likelihood of labels, in nats: each from the labels of all other rows.
 
     The mean over settings, so that none is chosen on the labels that are in doubt.
 
@@ -80,7 +81,7 @@ def follow(x: NDArray[np.floating], y: Slots, believed: F64, asked: NDArray[np.b
         x: (N, D) features.
         y: (N,) columns.
         believed: (N, K) the live head's chances.
-        asked: (N,) rows that count; the others only teach.
+        asked: (N,) rows that count; the others are only fitted.
     """
     gram, rows, targets = _gram(x), np.arange(len(y)), np.eye(believed.shape[1])[y]
     logs = [
@@ -92,38 +93,38 @@ def follow(x: NDArray[np.floating], y: Slots, believed: F64, asked: NDArray[np.b
     return float(np.logaddexp.reduce(logs)) - float(np.log(len(logs)))
 
 
-def taught_by(
-    x: NDArray[np.floating], y: Slots, believed: F64, asked: int, judges: NDArray[np.bool_]
+def refit_log_chances(
+    x: NDArray[np.floating], y: Slots, believed: F64, asked: int, choosing: NDArray[np.bool_]
 ) -> tuple[F64, F64]:
-    """What a head that the first rows taught says: of themselves, each left out, and of the last
-    ``asked`` rows, whose labels it does not see.
+    """Log chances under a head fitted to the first rows: of these, each left out in turn, and of
+    the last ``asked`` rows, whose labels it does not see.
 
     Args:
         x: (M + A, D) features.
         y: (M,) columns of the first M rows.
         believed: (M + A, K) the live head's chances.
-        judges: (M,) rows on which the setting is chosen.
+        choosing: (M,) rows on which the setting is chosen.
 
     Returns:
         Log chances (M, K) and (A, K).
     """
-    taught = len(x) - asked
-    gram, rows = _gram(x), np.arange(taught)
+    fitted = len(x) - asked
+    gram, rows = _gram(x), np.arange(fitted)
     targets = np.eye(believed.shape[1])[y]
-    best = (believed[:taught], believed[taught:])
+    best = (believed[:fitted], believed[fitted:])
     likeliest = -np.inf
     for penalty in _PENALTIES:
-        own = gram[:taught, :taught]
-        ridge = penalty * max(float(np.trace(own)) / taught, 1e-12)
+        own = gram[:fitted, :fitted]
+        ridge = penalty * max(float(np.trace(own)) / fitted, 1e-12)
         scores = _left_out(_smoother(own, penalty), targets)
-        others = gram[taught:, :taught] @ np.linalg.solve(
-            own + ridge * np.eye(taught), targets - targets.mean(axis=0)
+        others = gram[fitted:, :fitted] @ np.linalg.solve(
+            own + ridge * np.eye(fitted), targets - targets.mean(axis=0)
         ) + targets.mean(axis=0)
         for setting in _settings(penalty):
-            chance = setting.chance(scores, believed[:taught])
-            fit = float(np.log(chance[rows, y][judges]).sum())
+            chance = setting.chance(scores, believed[:fitted])
+            fit = float(np.log(chance[rows, y][choosing]).sum())
             if fit > likeliest:
-                best, likeliest = (chance, setting.chance(others, believed[taught:])), fit
+                best, likeliest = (chance, setting.chance(others, believed[fitted:])), fit
     return np.log(best[0]), np.log(best[1])
 
 
@@ -132,15 +133,13 @@ def _gram(x: NDArray[np.floating]) -> F64:
     return np.asarray(unit @ unit.T)
 
 
-def lies_elsewhere(known: NDArray[np.floating], rows: NDArray[np.floating]) -> tuple[float, float]:
-    """How well rows (N, D) are told from known ones (M, D), each by the others, and the chance of
-    that if both came from one place.
+def two_sample_test(known: NDArray[np.floating], rows: NDArray[np.floating]) -> tuple[float, float]:
+    """Classifier two-sample test of rows (N, D) against known ones (M, D): the share of pairs that
+    are ranked right, 1/2 for equal distributions, and the chance of as many for these.
 
-    The first is the share of pairs that are told apart: 1/2 if nothing does, 1 if all are.
-
-    Pass differences from the mean of the class that a row is taken for: the mix of classes then
-    tells nothing. Rank sum of leave-one-out scores of a ridge classifier; a classifier two-sample
-    test (Lopez-Paz and Oquab, ICLR 2017).
+    Pass differences from the mean of the predicted class, so that the mix of classes does not
+    matter. Rank sum of leave-one-out scores of a ridge classifier (Lopez-Paz and Oquab, "Revisiting
+    classifier two-sample tests", ICLR 2017).
     """
     both = np.concatenate([known, rows]).astype(np.float64)
     both -= both.mean(axis=0)

@@ -1,6 +1,4 @@
-"""From labels to evidence rows: names checked, features as they are stored, and what each row may
-teach.
-"""
+"""From labels to evidence rows: names checked, features as they are stored, and each row's use."""
 
 from __future__ import annotations
 

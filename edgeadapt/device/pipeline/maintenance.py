@@ -1,5 +1,5 @@
-"""What is done now and then: session state made durable, what is kept no longer let go, the file
-kept small.
+"""What is done now and then: session state is made durable, old rows expire, the file is kept
+small.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from edgeadapt.device.adaptation.domain_manager import DomainManager
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.commits.domain_changes import save_domains
 from edgeadapt.device.detection.policy import Keep
-from edgeadapt.device.recovery.rollback import HistoryEditor
+from edgeadapt.device.recovery.retention import Retention
 from edgeadapt.errors import StateError
 
 # without being asked: a correction that is lost with the power is at most as old as this
 _EVERY_S = 600.0
 _DECISION_BYTES = 128
-# a clock that moved by a day since it was last looked at is doubted for an hour
+# a clock that moved by a day since it was last read is doubted for an hour
 _DOUBTFUL_S, _CONFIRMED_S = 86_400.0, 3600.0
 
 
@@ -26,13 +26,13 @@ class Maintenance:
     def __init__(
         self,
         log: CommitLog,
-        undoing: HistoryEditor,
+        retention: Retention,
         conditions: DomainManager,
         keep: Keep,
         raw_per_class: int,
     ) -> None:
         self._log, self._journal, self._live = log, log.journal, log.live
-        self._undoing = undoing
+        self._retention = retention
         self._conditions = conditions
         self._room = log.room
         self._keep = keep
@@ -46,12 +46,12 @@ class Maintenance:
             self._conditions.merge()
             save_domains(self._log)
             now = time.time() if self._clock_is_believed() else float("-inf")
-            self._undoing.expire(
+            self._retention.expire(
                 now - 86_400.0 * self._keep.features_days, self._keep.rows, self._keep.selection
             )
             self._journal.thin_raw(self._raw_per_class)
             if self._room.has_room(self._live.current.tensors.nbytes):
-                self._undoing.compact(self._keep.commits)
+                self._retention.compact(self._keep.commits)
         self.record_decisions()
         if self._room.has_room(0):
             self._journal.shrink()

@@ -67,7 +67,7 @@ class Observer:
         inputs, z, taps = self.predictor.features(x, features, state, domain)
         encoded = time.perf_counter()
         if features is None:
-            self.predictor.look(inputs)
+            self.predictor.check_first(inputs)
         read = self._program.forward_head(z, taps, state.tensors_in(domain))
         ids = self._ids.take(len(z))
         slots = read.logits.argmax(axis=1)
@@ -113,9 +113,8 @@ class Observer:
     def _reading(
         self, stream: Stream, domain: str, state: LearnerState, is_factory_path: bool
     ) -> Reading:
-        reading = stream.window.reading(
-            domain, state.class_counts, is_factory_path, stream.accuracy
-        )
+        source_shift = None if is_factory_path else stream.source_shift
+        reading = stream.window.reading(domain, state.class_counts, source_shift, stream.accuracy)
         if (
             domain != SOURCE
             and is_factory_path

@@ -28,8 +28,7 @@ class LabelledSample:
         time: when it was met, in seconds since the epoch.
         features: (D + T,) float16. met: ``factory``, ``shifted`` or ``adapted``.
         trusted: a person vouches for it.
-        status: ``received``, to be learned; or ``held``, ``vetoed``, ``withdrawn``: it teaches
-            nothing and is only kept.
+        status: ``received``, to be learned; or ``held``, ``vetoed``, ``withdrawn``: only kept.
         raw: the input as the encoder takes it, if there is one.
         predicted: what was answered when a question about it was asked; None if none was.
         is_random: that question was drawn, not chosen.

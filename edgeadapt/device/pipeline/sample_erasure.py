@@ -10,8 +10,8 @@ from edgeadapt.device.adaptation.stream import Stream
 from edgeadapt.device.commits.commit_log import CommitLog
 from edgeadapt.device.querying.pending import Pending
 from edgeadapt.device.querying.questions import Questions
+from edgeadapt.device.recovery.label_removal import LabelRemoval, reasons_for
 from edgeadapt.device.recovery.label_selection import Selection
-from edgeadapt.device.recovery.rollback import HistoryEditor, reasons_for
 from edgeadapt.device.storage.log_erasure import LogErasure
 from edgeadapt.results import Receipt
 
@@ -24,14 +24,14 @@ class SampleErasure:
     def __init__(
         self,
         log: CommitLog,
-        history: HistoryEditor,
+        removal: LabelRemoval,
         pending: Pending,
         questions: Questions,
         streams: MutableMapping[str, Stream],
         erasure: LogErasure,
         writing: threading.Lock,
     ) -> None:
-        self._log, self._journal, self._history = log, log.journal, history
+        self._log, self._journal, self._removal = log, log.journal, removal
         self._pending, self._questions, self._streams = pending, questions, streams
         self._erasure, self._writing = erasure, writing
 
@@ -40,7 +40,7 @@ class SampleErasure:
         with self._writing:
             receipt = self._forget(selection)
             reasons = [*receipt.unreachable]
-            reasons += self._history.factory_reasons(selection.whole_classes)
+            reasons += self._removal.factory_reasons(selection.whole_classes)
             reasons += filter(None, [self._journal.unerased])
             self._erasure.request()
             return replace(receipt, unreachable=tuple(reasons))
@@ -54,8 +54,8 @@ class SampleErasure:
         ids = list(selection.ids or ())
         pending = self._pending.drop(ids) if selection.is_of_ids_alone else 0
         self._questions.close([*ids, *(row.id for row in rows)])
-        reasons = list(self._history.out_of_reach())
-        names = self._history.named_by(rows, selection.source, selection.classes or ())
+        reasons = list(self._removal.out_of_reach())
+        names = self._removal.named_by(rows, selection.source, selection.classes or ())
         if not rows and not self._journal.only_in_history(names):
             return Receipt(pending, 0, 0, unreachable=tuple(reasons))
         streams = dict(self._streams)
@@ -63,7 +63,7 @@ class SampleErasure:
         reasons += reasons_for(rows, self._log.live.current, self._log, remembered)
         for name in {row.stream for row in rows} & set(streams):
             streams[name].asking.forget()
-        return self._history.forget(rows, pending, names, reasons)
+        return self._removal.forget(rows, pending, names, reasons)
 
 
 __all__ = ["SampleErasure"]

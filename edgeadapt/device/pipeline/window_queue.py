@@ -66,12 +66,12 @@ class WindowQueue:
         return SOURCE if stream is None else stream.state.domain
 
     def queue_window(self, stream: Stream, is_factory_path: bool) -> Action:
-        """Have the worker look at a stream's full window. The caller holds the stream's lock."""
+        """Have the worker analyse a stream's full window. The caller holds the stream's lock."""
         is_stuck = stream.window.is_stuck
-        hot = stream.window.residuals() if is_factory_path else None
-        full = (stream, stream.window.take(), hot, is_stuck)
+        residuals = stream.window.residuals() if is_factory_path else None
+        full = (stream, stream.window.take(), residuals, is_stuck)
         with self._lock:
-            own = [place for place, (of, *_) in enumerate(self._waiting) if of is stream]
+            own = [index for index, (of, *_) in enumerate(self._waiting) if of is stream]
             is_behind = len(own) == _WAITING or len(self._waiting) == _WAITING_IN_ALL
             if len(own) == _WAITING:  # the newest takes the place of the stream's last one
                 self._waiting[own[-1]] = full
@@ -87,18 +87,18 @@ class WindowQueue:
     def _sense(self) -> None:
         with self._lock:
             window = self._waiting.popleft()
-        stream, look = window[0], WindowStats.of(window[1])
+        stream, stats = window[0], WindowStats.of(window[1])
         # under a condition the factory encoder sees the window once more; else that has been done
         is_dear = stream.state.domain != SOURCE
         if (
             is_dear
             and stream.last_window is not None
-            and look.same_distribution_as(stream.last_window)
+            and stats.same_distribution_as(stream.last_window)
             and not self._meter.has_room("sense")
         ):
             return
         domain = stream.state.domain
         with self._meter.spending("sense"):
             self._conditions.window(*window)
-        # what is about to change its mind is looked at
-        stream.last_window = look if is_dear and stream.state.is_settled_in(domain) else None
+        # while a change of condition is pending every window is analysed
+        stream.last_window = stats if is_dear and stream.state.is_settled_in(domain) else None

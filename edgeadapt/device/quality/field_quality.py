@@ -3,10 +3,10 @@
     accuracy = sum_c w_c a_c,   a_c = right / n_c of answers to random questions in condition c
     n_eff    = 1 / sum_c (w_c^2 / n_c)
 
-w_c is the share of windows met in c since the learner was opened, among conditions that have such
-answers: questions are dense where a condition is new, and the plain share would weigh it too much.
-Post-stratified means are in Cochran, "Sampling Techniques", 1977. The interval is Wilson's with
-n_eff answers.
+w_c is the share of windows met in c since the learner was opened, among conditions with such
+answers: a new condition gets more questions, and the plain share would give it too much weight.
+Post-stratified means: Cochran, "Sampling Techniques", 1977. The interval is Wilson's with n_eff
+answers.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from edgeadapt.device.storage.rows import FieldAnswer
 from edgeadapt.results import Confusion, ExpectedGain, Quality, RightAnswers
 
 ANSWERS = 1000
-"""The newest, from which everything is told."""
-_LAST = 200  # answers whose confusion is told
-_PRIOR = 10.0  # answers that the held-out accuracy weighs where the present error is guessed
+"""The newest, which everything is computed from."""
+_LAST = 200  # answers of the confusions
+_PRIOR = 10.0  # answers: the weight of the held-out accuracy in the estimate of the present error
 
 
 def right_answers(answers: Sequence[FieldAnswer]) -> RightAnswers | None:
-    """Their plain share; None without any."""
+    """The share of right ones; None without any."""
     if not answers:
         return None
     value = sum(one.is_right for one in answers) / len(answers)
@@ -48,8 +48,7 @@ def right_answers(answers: Sequence[FieldAnswer]) -> RightAnswers | None:
 def weighted(
     by_condition: Mapping[str, RightAnswers], met: Mapping[str, int]
 ) -> RightAnswers | None:
-    """Over conditions, by the windows met in each; by the answers where none was met yet. Those
-    that were not met count for nothing."""
+    """Over conditions, by the windows met in each; by the answers where none was met yet."""
     if not by_condition:
         return None
     met = {name: met.get(name, 0) for name in by_condition}

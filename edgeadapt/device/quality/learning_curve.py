@@ -1,18 +1,17 @@
-"""What the next ten labels are expected to bring, told from the labels that are there.
+"""What the next ten labels are expected to bring, estimated from the labels that are there.
 
     p(m)  = P + k(., M) (K + lambda I)^-1 (Y - P)     P (N, C): the factory head's probabilities
-    e(m)  = e0 - A m / (m + h)                        error on the rows that were left out
+    e(m)  = e0 - A m / (m + h)                        error on the held-out rows
     gain  = w (e(n) - e(n + 10)) + (1 - w) share e prior / (prior + n),   w = n / (n + prior)
 
-The curve is that of a stand-in for the live head: kernel ridge on what the factory's head leaves
-over, refitted on random subsets M of m labels and judged on the other rows, so that one curve costs
-solves of at most 256 rows. Below ten labels nothing is known of the field: then it is what first
-labels brought in validation streams. Curves of learning: Cortes et al., NIPS 1993 (there a power
-law; a hyperbola has a parameter less). The interval goes from ``-half`` to ``gain + half``, for a
-curve may promise what the live head has already taken, and is conformal: half is a multiple of
-``sqrt(floor^2 + e (1 - e) / (n + 10))`` that held the gains of validation streams (Vovk et al.,
-"Algorithmic Learning in a Random World", 2005); ``edgeadapt bench gain`` measures how often it
-holds those of others.
+The curve is that of a surrogate of the live head: kernel ridge regression on the residuals of the
+factory's head, fitted to random subsets M of m labels and evaluated on the other rows, so that one
+curve costs solves of at most 256 rows. Below ten labels it is the gain of first labels in
+validation streams. Learning curves: Cortes et al., NIPS 1993 (there a power law; a hyperbola has a
+parameter less). The interval from ``-half`` to ``gain + half`` is conformal (Vovk et al.,
+"Algorithmic Learning in a Random World", 2005): half is a multiple of ``sqrt(floor^2 + e (1 - e) /
+(n + 10))`` that covered the gains of validation streams. It starts at ``-half`` because the live
+head may have realised the gain already. ``edgeadapt bench gain`` measures its coverage on others.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from edgeadapt.results import ExpectedGain
 
 F64 = NDArray[np.float64]
 NEXT = 10
-"""Labels whose gain is told."""
+"""Labels whose gain is estimated."""
 MOST_ROWS = 256
 """The newest labels that the curve is measured on."""
 _SHARES = (0.0, 0.25, 0.5, 0.8)
@@ -43,9 +42,9 @@ class Settings:
     """Chosen on the validation streams of ``edgeadapt bench gain``.
 
     Attributes:
-        prior: labels that the prior weighs. share: of the error that ten labels take, a priori.
+        prior: weight of the prior, in labels. share: of the error that ten labels remove, a priori.
         floor: least deviation. width: multiple of the deviation.
-        first: before ten labels: median, 5% and 95% quantile of the gains of validation streams.
+        first: median, 5% and 95% quantile of the gains of validation streams, below ten labels.
     """
 
     prior: float = 20.0
@@ -60,10 +59,10 @@ CHOSEN = Settings()
 
 @dataclass(frozen=True)
 class Curve:
-    """Errors (0 to 1) of the stand-in, each at a number of labels; by random splits.
+    """Errors (0 to 1) of the surrogate at numbers of labels, over random splits.
 
     Attributes:
-        labels: (S,) that taught. errors: (S,) on the rest. count: all labels there are.
+        labels: (S,) fitted. errors: (S,) on the others. count: of all labels.
     """
 
     labels: tuple[float, ...]
@@ -77,7 +76,7 @@ class Curve:
 
 
 def measured_curve(x: NDArray[np.floating], y: NDArray[np.int64], believed: F64) -> Curve | None:
-    """The stand-in's errors; None below ten labels.
+    """The surrogate's errors; None below ten labels.
 
     Args:
         x: (N, D) features.
@@ -89,22 +88,22 @@ def measured_curve(x: NDArray[np.floating], y: NDArray[np.int64], believed: F64)
         return None
     unit = unit_rows(x)
     gram = unit @ unit.T
-    left_over = np.eye(believed.shape[1])[y] - believed
+    residuals = np.eye(believed.shape[1])[y] - believed
     rng = np.random.default_rng(0)
     sizes = [int(share * count) for share in _SHARES]
     wrong = np.zeros((_SPLITS, len(sizes)))
     for split in range(_SPLITS):
         rows = rng.permutation(count)
-        judged = rows[sizes[-1] :]
-        for place, size in enumerate(sizes):
-            answer = believed[judged]
+        test = rows[sizes[-1] :]
+        for column, size in enumerate(sizes):
+            answer = believed[test]
             if size:
-                taught = rows[:size]
-                own = gram[np.ix_(taught, taught)]
+                train = rows[:size]
+                own = gram[np.ix_(train, train)]
                 ridge = _PENALTY * max(float(np.trace(own)) / size, 1e-12)
-                solved = np.linalg.solve(own + ridge * np.eye(size), left_over[taught])
-                answer = answer + gram[np.ix_(judged, taught)] @ solved
-            wrong[split, place] = float((answer.argmax(axis=1) != y[judged]).mean())
+                solved = np.linalg.solve(own + ridge * np.eye(size), residuals[train])
+                answer = answer + gram[np.ix_(test, train)] @ solved
+            wrong[split, column] = float((answer.argmax(axis=1) != y[test]).mean())
     return Curve(tuple(map(float, sizes)), tuple(map(float, wrong.mean(axis=0))), count)
 
 
@@ -129,7 +128,7 @@ def expected_gain(
 
     Args:
         curve: of the labels that are there; None where they are too few.
-        error: of the head as it is, estimated, 0 to 1. labels: that teach or judge.
+        error: of the live head, estimated, 0 to 1. labels: accepted ones.
     """
     if curve is None:
         return ExpectedGain(*settings.first, labels, NEXT)

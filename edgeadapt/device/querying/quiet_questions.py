@@ -24,7 +24,7 @@ class QuietQuestions:
         self._windows = self._asked = 0
 
     def is_due(self) -> bool:
-        """One window more was looked at: whether something may be asked about it. The day begins
+        """One window more was analysed: whether something may be asked about it. The day begins
         with the first."""
         now = self._clock()
         if self._began is None or now - self._began >= _DAY_S:

@@ -1,15 +1,14 @@
-"""Which samples of a window to ask about: those whose answer is likely to teach, none twice, and no
-more than that.
+"""The query strategy: which samples of a window to ask about.
 
-    teach_i  = 1 - (1 - doubt_i) (1 - newness_i)    the answer names another class, or a new one
-    apart_i  = 1 - exp(-min_j |e_i - e_j|^2 / m)
+    gain_i     = 1 - (1 - doubt_i) (1 - newness_i)    the answer names another class, or a new one
+    distance_i = 1 - exp(-min_j |e_i - e_j|^2 / m)
             j: chosen already, or asked before in this condition
-    next     = argmax_i teach_i apart_i^(1/4)
+    next       = argmax_i gain_i distance_i^(1/4)
 
-``doubt`` is how far a committee of three is from the prediction (``doubts``), ``newness`` how
-likely a score above the threshold is a new class (``newness_of``), e the embeddings and m the
-median squared distance in the window. Samples below ``FLOOR`` wait for a better window, except for
-the few answers that tell a condition from new classes.
+``doubt`` is the disagreement of a committee of three with the prediction (``doubts``), ``newness``
+the chance that a score above the threshold is a new class (``newness_of``), e the embeddings and m
+the median squared distance in the window. Samples below ``FLOOR`` wait for a better window, except
+for the few answers that separate a condition from new classes.
 
 Sources: the probability of being wrong is the least-confident rule (Lewis and Gale, SIGIR 1994)
 asked of a committee (Seung et al., COLT 1992); the distances are those of k-centre greedy (Sener
@@ -36,18 +35,15 @@ from edgeadapt.device.numerics.statistics import upper_tail
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 FLOOR = 0.6
-"""A sample whose answer is less likely to teach than this is not asked about ..."""
+"""A sample of less expected gain is not asked about ..."""
 FLOOR_IF_NEW = 0.3
-"""... or than this, in a window that speaks for new classes: each of them is worth several
-answers.
-"""
-# exponent of the distance: how much being unlike counts beside what an answer promises
-_APART = 0.25
-# questions about a new topic, whatever they promise: as many answers tell a condition from new
+"""... or of less than this, where there are signs of new classes: each is worth several answers."""
+_APART = 0.25  # exponent of the distance, by which it weighs less than the gain
+# questions about a new topic, whatever their gain: as many answers separate a condition from new
 # classes
 _FIRST = 5
-_LOOKS = 20  # windows of one topic that are searched for the usual number of questions
-_STEPS = 8  # of the second opinion
+_SEARCHED = 20  # windows of one topic that are searched for the usual number of questions
+_STEPS = 8  # of the third member of the committee
 # chance, among known samples, of as many scores above the threshold, below which they speak for new
 # classes
 _EXCESS = 0.1
@@ -104,7 +100,7 @@ class Candidates:
             ``doubts`` and ``newness_of``.
         asked: (M, D) embeddings that were asked about before.
         spread: squared distance between two class means, the median.
-        count: questions at most. least: questions even if none of them promises much.
+        count: questions at most. least: questions even if the gain of each is small.
     """
 
     embedding: F32
@@ -124,9 +120,9 @@ class Candidates:
         return slots
 
     @property
-    def teaches(self) -> F64:
-        """(N,) chance that an answer says something else than the prediction; 0 for a sample that
-        is not finite.
+    def gain(self) -> F64:
+        """(N,) chance that an answer differs from the prediction; 0 for a sample that is not
+        finite.
         """
         chance = 1.0 - (1.0 - self.doubt) * (1.0 - self.newness)
         return np.where(_finite(self.embedding, self.novelty) & np.isfinite(chance), chance, 0.0)
@@ -137,8 +133,7 @@ Rule = Callable[[Candidates], list[int]]
 
 
 def choose_questions(window: Candidates) -> list[int]:
-    """Rows (at most ``count``) to ask about, the best first: distinct samples whose answer is
-    likely to teach.
+    """Rows (at most ``count``) to ask about, the best first: distinct samples of high gain.
 
     The choice does not depend on the order of the window; of samples that are the same (squared
     distance below a fiftieth of the typical one) it takes one. A sample with a value that is not
@@ -147,36 +142,32 @@ def choose_questions(window: Candidates) -> list[int]:
     rows = np.flatnonzero(_finite(window.embedding, window.novelty))
     if not len(rows) or window.count <= 0:
         return []
-    teaches = np.maximum(window.teaches[rows], _TINY)
+    gain = np.maximum(window.gain[rows], _TINY)
     # one order, however the window came
-    order = np.lexsort((*window.embedding[rows].T, -window.novelty[rows], -teaches))
-    rows, teaches = rows[order], teaches[order]
-    places = window.embedding[rows].astype(np.float64)
-    distance = _squared(places, places)
+    order = np.lexsort((*window.embedding[rows].T, -window.novelty[rows], -gain))
+    rows, gain = rows[order], gain[order]
+    embedding = window.embedding[rows].astype(np.float64)
+    distance = _squared(embedding, embedding)
     typical = float(np.median(distance[~np.eye(len(rows), dtype=bool)])) if len(rows) > 1 else 0.0
     typical = max(typical, _LEAST_SPREAD * window.spread, _TINY)
     nearest = (
-        _squared(places, window.asked.astype(np.float64)).min(axis=1)
+        _squared(embedding, window.asked.astype(np.float64)).min(axis=1)
         if len(window.asked)
         else np.full(len(rows), np.inf)
     )
     floor = FLOOR_IF_NEW if window.newness.any() else FLOOR
     chosen: list[int] = []
     while len(chosen) < window.count:
-        value = np.where(
-            nearest > _SAME * typical, teaches * (1.0 - np.exp(-nearest / typical)) ** _APART, 0.0
-        )
-        worth = np.where(teaches >= floor, value, 0.0)
-        best = (
-            int(worth.argmax())
-            if worth.any() or len(chosen) >= window.least
-            else int(value.argmax())
-        )
-        if (worth if len(chosen) >= window.least else value)[best] <= 0.0:
+        value = gain * (1.0 - np.exp(-nearest / typical)) ** _APART
+        value = np.where(nearest > _SAME * typical, value, 0.0)
+        worth = np.where(gain >= floor, value, 0.0)
+        has_enough = len(chosen) >= window.least
+        best = int((worth if worth.any() or has_enough else value).argmax())
+        if (worth if has_enough else value)[best] <= 0.0:
             break
         chosen.append(best)
         nearest = np.minimum(nearest, distance[best])
-    return [int(rows[place]) for place in chosen]
+    return [int(rows[index]) for index in chosen]
 
 
 def doubts(
@@ -190,13 +181,13 @@ def doubts(
     """Known-class probabilities of a window, and the chance that its predictions are wrong.
 
     A shift moves a whole window, so that classes near a border change sides together, and
-    confidently. Two more opinions take the window back to where its classes ought to be, ``z <- z -
-    (mean embedding - sum_k mix_k mean_k)``, the mix being that of the opinion itself: one after a
-    single step from the predicted mix, one after eight steps from its square root, which lets rare
-    classes in. The doubt is 1 - the mean probability that the three give the predicted class.
+    confidently. Two more members of the committee see the window moved back to its class means,
+    ``z <- z - (mean embedding - sum_k mix_k mean_k)``, with the mix that they predict: one after a
+    single step from the predicted mix, one after eight steps from its square root, which favours
+    rare classes. The doubt is 1 - the mean probability of the predicted class over the three.
 
     Args:
-        read: features (N, D) -> what the head says.
+        read: features (N, D) -> output of the head.
         z: (N, D).
         seen: ``read(z)``.
         means: (K, D) class means.
@@ -216,25 +207,22 @@ def doubts(
     doubt = np.zeros(len(own))
     if not len(rows) or own.shape[1] < 2:
         return own, doubt
-    mix, homes = own[rows].mean(axis=0), means[active].astype(np.float64)
+    mix, class_means = own[rows].mean(axis=0), means[active].astype(np.float64)
 
-    def taken_back(mix: F64, steps: int) -> F64:
+    def moved_back(mix: F64, steps: int) -> F64:
         moved, embedding, opinion = z.copy(), seen.embedding, own
         for _ in range(steps):
-            moved = moved - (embedding[rows].mean(axis=0, dtype=np.float64) - mix @ homes).astype(
-                np.float32
-            )
+            gap = embedding[rows].mean(axis=0, dtype=np.float64) - mix @ class_means
+            moved = moved - gap.astype(np.float32)
             again = read(moved)
-            embedding, opinion = (
-                again.embedding,
-                tempered_softmax(again.logits[:, active], temperature),
-            )
+            embedding = again.embedding
+            opinion = tempered_softmax(again.logits[:, active], temperature)
             mix = opinion[rows].mean(axis=0)
         return opinion
 
     rarer = np.sqrt(mix) / np.sqrt(mix).sum()
     predicted = own.argmax(axis=1)
-    committee = [own, taken_back(mix, 1), taken_back(rarer, _STEPS)]
+    committee = [own, moved_back(mix, 1), moved_back(rarer, _STEPS)]
     agreed = np.mean([opinion[rows, predicted[rows]] for opinion in committee], axis=0)
     doubt[rows] = np.where(np.isfinite(agreed), 1.0 - agreed, 0.0)
     return own, doubt
@@ -275,7 +263,7 @@ class Asking:
         self.rule = rule
         self._asked: dict[str, F32] = {}
         self._counts: dict[str, int] = {}
-        self._looks: dict[str, int] = {}
+        self._searched: dict[str, int] = {}
 
     def forget(self) -> None:
         """The samples that were asked about; how many stays."""
@@ -284,18 +272,18 @@ class Asking:
     def restart(self, topic: str) -> None:
         """Its questions may be asked anew; the samples that were asked about stay known."""
         if topic in self._counts:
-            self._counts[topic] = self._looks[topic] = 0
+            self._counts[topic] = self._searched[topic] = 0
 
     def count(self, topic: str) -> int:
         """Questions about a topic so far."""
         return self._counts.get(topic, 0)
 
     def spent(self, topic: str, limit: int, usual: int | None = None) -> int:
-        """Questions about a topic; all of ``limit``, once enough windows have been searched: more
-        where more than the ``usual`` number may be asked.
+        """Questions about a topic; all of ``limit`` once enough windows were searched, in
+        proportion where ``limit`` is above the ``usual`` number.
         """
-        looks = _LOOKS * max(1.0, limit / max(1, limit if usual is None else usual))
-        return limit if self._looks.get(topic, 0) >= looks else self._counts.get(topic, 0)
+        windows = _SEARCHED * max(1.0, limit / max(1, limit if usual is None else usual))
+        return limit if self._searched.get(topic, 0) >= windows else self._counts.get(topic, 0)
 
     def choose(
         self,
@@ -311,7 +299,7 @@ class Asking:
 
         Args:
             topic: a condition, or one of ``NOVEL``, ``UNCERTAIN``, ``QUIET``.
-            is_settled: answers have said that this is a condition of known classes.
+            is_settled: by the answers this is a condition of known classes.
             topics: conditions that still exist.
             limit: questions about the topic in all; None for the bundle's ``per_condition``.
         """
@@ -320,7 +308,7 @@ class Asking:
             for known in self._counts
             if known not in topics and known not in (topic, NOVEL, UNCERTAIN, QUIET)
         ]:
-            del self._counts[known], self._asked[known], self._looks[known]
+            del self._counts[known], self._asked[known], self._searched[known]
         before, seen = self._counts.get(topic, 0), head.seen
         probability, doubt = doubts(
             head.read, head.z, seen, head.means, head.active, policy.learn.temperature
@@ -350,7 +338,7 @@ class Asking:
         rows = self.rule(window)[: max(0, count)]
         self._asked[topic] = np.concatenate([asked, seen.embedding[rows]])[-_REMEMBERED:]
         self._counts[topic] = before + len(rows)
-        self._looks[topic] = self._looks.get(topic, 0) + 1
+        self._searched[topic] = self._searched.get(topic, 0) + 1
         return rows
 
 

@@ -63,7 +63,7 @@ def own_judges(
     journal: Journal, program: Program, good: LearnerState, bad: LearnerState
 ) -> list[Labelled]:
     """What a state can be judged by without further data: the bundle's factory samples, and
-    held-out labels that never taught.
+    held-out labels that were never learned.
 
     Of classes that both states know, and among the classes of the good one: a class that was
     learned since takes answers from the others, as it should.
@@ -112,7 +112,7 @@ def _factory_samples(program: Program, known: frozenset[str]) -> list[Labelled]:
 def _held_out(
     journal: Journal, program: Program, known: frozenset[str], among: frozenset[str]
 ) -> list[Labelled]:
-    taught = {
+    learned = {
         seq
         for commit in commits_in_pages(journal, 0, journal.last_number())
         for seq in commit.moves.added
@@ -120,7 +120,7 @@ def _held_out(
     rows = [
         r
         for r in journal.evidence(where="status = 'held_out'")
-        if r.has_features and r.seq not in taught and r.label in known
+        if r.has_features and r.seq not in learned and r.label in known
     ]
     result = []
     for domain in dict.fromkeys(row.domain for row in rows):

@@ -22,7 +22,7 @@ from edgeadapt.device.commits.factory_samples import FactorySamples
 from edgeadapt.device.commits.guard import judge
 from edgeadapt.device.commits.label_update import LabelUpdate
 from edgeadapt.device.inference.state import SOURCE, LearnerState
-from edgeadapt.device.recovery.rollback import HistoryEditor
+from edgeadapt.device.recovery.label_removal import LabelRemoval
 from edgeadapt.device.storage.features import as_stored, check_storable
 from edgeadapt.device.storage.journal import Journal
 from edgeadapt.device.storage.rows import EvidenceRow, Met
@@ -111,7 +111,7 @@ class EvidenceTransfer:
             )
             why = worse.why  # step by step each was good enough, together they are not
             if why:
-                HistoryEditor(self.log).withdraw(journal.evidence_of([row.seq for row in received]))
+                LabelRemoval(self.log).withdraw(journal.evidence_of([row.seq for row in received]))
         self.refused |= dict.fromkeys((row.id for row in rows), why) if why else {}
 
     def _receive(self, rows: Sequence[EvidenceRow]) -> None:

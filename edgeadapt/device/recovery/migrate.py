@@ -111,7 +111,7 @@ class Migration:
         try:
             building = clear(folder)
             self.at("begun")
-            if _is_at_home(old, self._program):
+            if _opens_as_it_is(old, self._program):
                 return self._nothing_to_do(old, str(folder))
             report, space = self._build(old, building, str(folder)), str(old.meta("space"))
             self.at("built")
@@ -139,7 +139,7 @@ class Migration:
             )
         old = Journal(copy)
         try:
-            if _is_at_home(old, self._program):
+            if _opens_as_it_is(old, self._program):
                 return self._nothing_to_do(old, name)
             out.parent.mkdir(parents=True, exist_ok=True)
             building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -282,7 +282,7 @@ class _Uncounted(Writes):
         return
 
 
-def _is_at_home(journal: Journal, program: Program) -> bool:
+def _opens_as_it_is(journal: Journal, program: Program) -> bool:
     """True if the bundle opens the state as it is."""
     if any(
         journal.meta(key) not in (None, value)

@@ -112,7 +112,7 @@ class Meter:
     which does one thing at a time.
 
     Args:
-        vitals: the newest temperatures and power; None: neither is limited.
+        readings: the newest sensor readings; None: neither temperature nor power is limited.
         spent: seconds that the calling thread has used. The worker lets others go first: while it
             waits for a core it uses none.
     """
@@ -121,14 +121,14 @@ class Meter:
         self,
         budget: Budget,
         clock: Callable[[], float] = time.monotonic,
-        vitals: Callable[[], SensorReadings] | None = None,
+        readings: Callable[[], SensorReadings] | None = None,
         spent: Callable[[], float] = time.thread_time,
     ) -> None:
         self._budget, self._clock, self._spent = budget, clock, spent
         self._inner = 0.0  # seconds of work that is over and was part of other work
         self._limit: ThermalPowerLimit | None = None
-        if vitals is not None:
-            self._limit = ThermalPowerLimit(budget.temperature_c, budget.power_w, vitals)
+        if readings is not None:
+            self._limit = ThermalPowerLimit(budget.temperature_c, budget.power_w, readings)
         self._spans: deque[tuple[float, str, float]] = deque()  # when, what, seconds
         self._costs: dict[str, deque[float]] = {}
         self.deferred = 0

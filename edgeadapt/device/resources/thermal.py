@@ -20,20 +20,20 @@ class ThermalPowerLimit:
 
     Args:
         temperature_c: of the hottest zone. power_w: of the whole device. None: no limit.
-        vitals: the newest reading. A limit on what it does not measure is not kept; that is said
-            once, by an ``InputWarning``.
+        readings: the newest sensor readings. A limit on what they lack is not kept, and one
+            ``InputWarning`` says so.
     """
 
     def __init__(
         self,
         temperature_c: float | None,
         power_w: float | None,
-        vitals: Callable[[], SensorReadings],
+        readings: Callable[[], SensorReadings],
     ) -> None:
-        self._temperature_c, self._power_w, self._vitals = temperature_c, power_w, vitals
+        self._temperature_c, self._power_w, self._readings = temperature_c, power_w, readings
         self._is_hot = self._is_over = False
         self._missed: set[str] = set()
-        self._look(stacklevel=6)  # the caller of edgeadapt.open
+        self._measure(stacklevel=6)  # the caller of edgeadapt.open
 
     @property
     def why(self) -> str:
@@ -47,13 +47,13 @@ class ThermalPowerLimit:
 
     def allows(self) -> bool:
         """True if work that can wait may start now."""
-        self._look(stacklevel=3)
+        self._measure(stacklevel=3)
         return not (self._is_hot or self._is_over)
 
-    def _look(self, stacklevel: int) -> None:
+    def _measure(self, stacklevel: int) -> None:
         if self._temperature_c is None and self._power_w is None:
             return
-        now = self._vitals()
+        now = self._readings()
         if self._temperature_c is not None:
             bar = self._temperature_c - _COOLER_C * self._is_hot
             what = "a temperature (no readable /sys/class/thermal)"

@@ -1,5 +1,4 @@
-"""A new database takes the place of the old one in a state folder; a kill at any moment leaves the
-one or the other.
+"""A new database replaces the old one in a state folder; a kill at any moment leaves one of them.
 
 The new one is built in ``learner.migrating/``. When it is whole and durable, the old one gets a
 second name, then one rename puts the new one in its place.
@@ -20,12 +19,12 @@ _KEEPING = "learner.keeping.db"
 
 
 def kept_name(space: str) -> str:
-    """What the database of a feature space is called when another has taken its place."""
+    """The name of the database of a feature space once another has replaced it."""
     return f"learner.{space[:12]}.db"
 
 
 def clear(folder: Path) -> Path:
-    """What an interrupted migration left goes; returns where the new database is to be built."""
+    """Remove what an interrupted migration left; returns where the new database is to be built."""
     building = folder / BUILDING
     try:
         (folder / _KEEPING).unlink(missing_ok=True)
@@ -74,9 +73,7 @@ def put_in_place(folder: Path, space: str, at: Callable[[str], None]) -> Path:
 
 
 def _require_whole(database: Path) -> None:
-    """Everything must be in the one file: the log of one database would be taken for that of the
-    other.
-    """
+    """Require an empty log: that of one database would be read as the other's."""
     log = Path(f"{database}-wal")
     if log.exists() and log.stat().st_size:
         raise StateError(

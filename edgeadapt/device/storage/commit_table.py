@@ -144,9 +144,7 @@ class CommitTable(Database):
 
     @reads
     def shrink(self) -> None:
-        """Give pages that hold nothing back to the file system, where the file was created to allow
-        it.
-        """
+        """Give empty pages back to the file system, where the file was created to allow it."""
         with self._reading():
             free, pages = self._pragma("freelist_count"), self._pragma("page_count")
             if free > pages // 4:
@@ -207,8 +205,8 @@ class CommitTable(Database):
 
     @reads
     def horizon(self) -> int:
-        """The commit before which nothing can be rebuilt: its history was compacted, or rows
-        expired by a version that did not say which. 0 if there is none.
+        """The commit before which nothing can be rebuilt: its history was compacted, or a version
+        that did not record which rows expired them. 0 if there is none.
         """
         unsaid = self._number("max(number)", f"{_EXPIRED} AND digest = ''")
         first = self.first_number()
@@ -238,10 +236,8 @@ class CommitTable(Database):
         return result
 
     @reads
-    def grown(self) -> dict[str, int]:
-        """Condition -> its labels when growth was last considered, by the commits that say
-        so; 0 if labels were taken back since.
-        """
+    def labels_at_growth(self) -> dict[str, int]:
+        """Condition -> its labels when growth was last considered; 0 if some were taken back."""
         found = self._all(
             "SELECT kind, detail FROM commits WHERE kind IN ('grow', 'withdraw', 'forget',"
             " 'remove_class') ORDER BY number"

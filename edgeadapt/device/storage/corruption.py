@@ -1,6 +1,4 @@
-"""What a journal holds was written by us, or it is damaged: here an odd value becomes a named
-error.
-"""
+"""A stored value that we cannot have written becomes a named error."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ UNREADABLE += (TypeError, AttributeError, OverflowError, RecursionError)
 
 @contextmanager
 def raise_if_corrupt(folder: Path | None) -> Iterator[None]:
-    """Around code that only reads what was stored: whatever it cannot make sense of is damage.
+    """Around code that only reads what was stored: what it cannot read is damage.
 
     Raises:
         StateError: a stored value has another type, form or meaning than we wrote.

@@ -123,8 +123,8 @@ class EvidenceTable(Database):
     ) -> Iterator[EvidenceRow]:
         """Rows with one of these values in a column, a part of the values at a time."""
         for some in (values[start : start + 500] for start in range(0, len(values), 500)):
-            places = ", ".join("?" * len(some))
-            yield from self.evidence(where=f"{status} AND {column} IN ({places})", values=some)
+            marks = ", ".join("?" * len(some))
+            yield from self.evidence(where=f"{status} AND {column} IN ({marks})", values=some)
 
     @reads
     def evidence_of(self, seqs: Sequence[int]) -> list[EvidenceRow]:
@@ -139,7 +139,7 @@ class EvidenceTable(Database):
 
     @reads
     def accepted_of(self, samples: Sequence[str]) -> list[EvidenceRow]:
-        """Rows of these samples that teach or judge now."""
+        """Accepted rows of these samples."""
         # the plus keeps SQLite from scanning every accepted row by its status
         return list(self._where_in("id", samples, f"+{_ACCEPTED}"))
 
@@ -189,7 +189,7 @@ class EvidenceTable(Database):
 
     @reads
     def count_accepted(self) -> dict[str, dict[str, int]]:
-        """Class -> how many rows of it teach (``learned``) and judge (``held_out``)."""
+        """Class -> how many rows of it are ``learned`` and ``held_out``."""
         counts: dict[str, dict[str, int]] = {}
         for label, status, count in self._all(
             f"SELECT label, status, count(*) FROM evidence WHERE {_ACCEPTED} GROUP BY status, label"
@@ -199,12 +199,12 @@ class EvidenceTable(Database):
 
     @reads
     def count_learned_by_domain(self) -> dict[str, int]:
-        """Condition -> how many rows of it teach."""
+        """Condition -> how many rows of it were learned."""
         return self._count_by_domain("status = 'learned'")
 
     @reads
     def count_accepted_by_domain(self) -> dict[str, int]:
-        """Condition -> how many rows of it teach or judge."""
+        """Condition -> how many rows of it are accepted."""
         return self._count_by_domain(_ACCEPTED)
 
     def _count_by_domain(self, where: str) -> dict[str, int]:

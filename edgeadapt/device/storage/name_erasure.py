@@ -54,7 +54,7 @@ def erase(db: sqlite3.Connection, names: Names) -> None:
     found = db.execute("SELECT number, detail, classes FROM commits ORDER BY number").fetchall()
     taken = {name for _, _, classes in found if classes for name in json.loads(classes)}
     free = (f"(forgotten {n})" for n in range(1, 1 << 30))
-    places = {name: next(f for f in free if f not in taken) for name in sorted(names.classes)}
+    placeholders = {name: next(f for f in free if f not in taken) for name in sorted(names.classes)}
     db.executemany(
         "DELETE FROM decisions WHERE kind = 'answer' AND json_extract(why, '$.predicted') = ?",
         [(name,) for name in sorted(names.classes)],
@@ -62,12 +62,12 @@ def erase(db: sqlite3.Connection, names: Names) -> None:
     is_named = False  # by the class table after the commit at hand
     for number, text, classes in found:
         about = json.loads(text)
-        detail = _without(about, names.sources, places)
+        detail = _without(about, names.sources, placeholders)
         if classes is not None:
             table = json.loads(classes)
-            is_named = any(name in places for name in table)
+            is_named = any(name in placeholders for name in table)
             if is_named:
-                kept = json.dumps([places.get(name, name) for name in table])
+                kept = json.dumps([placeholders.get(name, name) for name in table])
                 db.execute("UPDATE commits SET classes = ? WHERE number = ?", (kept, number))
         if detail != about:
             row = (json.dumps(detail), number)
@@ -94,22 +94,22 @@ def _texts(detail: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _without(
-    detail: Mapping[str, Any], sources: frozenset[str], places: Mapping[str, str]
+    detail: Mapping[str, Any], sources: frozenset[str], placeholders: Mapping[str, str]
 ) -> dict[str, Any]:
     result = dict(detail)
     if result.get("source") in sources:
         result["source"] = _SOURCE
     for key in ("class", "why"):
         if isinstance(result.get(key), str):
-            result[key] = _replaced(result[key], places)
+            result[key] = _replaced(result[key], placeholders)
     return result
 
 
-def _replaced(text: str, places: Mapping[str, str]) -> str:
+def _replaced(text: str, placeholders: Mapping[str, str]) -> str:
     """Names that are the text, that are quoted in it, or that are in the list at its end."""
-    if text in places:
-        return places[text]
-    for name, place in places.items():
-        text = text.replace(repr(name), repr(place))
+    if text in placeholders:
+        return placeholders[text]
+    for name, placeholder in placeholders.items():
+        text = text.replace(repr(name), repr(placeholder))
     head, colon, end = text.rpartition(": ")
-    return head + colon + ", ".join(places.get(part, part) for part in end.split(", "))
+    return head + colon + ", ".join(placeholders.get(part, part) for part in end.split(", "))

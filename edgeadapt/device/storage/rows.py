@@ -199,7 +199,7 @@ Accepted = dict[int, tuple[str, int]]
 
 @dataclass(frozen=True)
 class Step:
-    """As much of a commit as says which rows teach and judge after it. ``to``: where a rollback
+    """The part of a commit that says which rows are accepted after it. ``to``: where a rollback
     went back to; None for other commits.
     """
 
@@ -211,7 +211,7 @@ class Step:
 def accepted_at(
     steps: Sequence[Step], numbers: Iterable[int], only: Collection[int] | None = None
 ) -> dict[int, Accepted]:
-    """Which rows taught or judged after each of these commits.
+    """Which rows were learned or held out after each of these commits.
 
     Args:
         steps: from the journal's first commit on.

@@ -88,8 +88,10 @@ class Fitted:
             self.values, torch.from_numpy(z), torch.from_numpy(taps), logits
         ).numpy()
 
-    def places(self, z: NDArray[np.float32], taps: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self.sense.place(self.values, torch.from_numpy(z), torch.from_numpy(taps)).numpy()
+    def shift_features(
+        self, z: NDArray[np.float32], taps: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        return self.sense.features(self.values, torch.from_numpy(z), torch.from_numpy(taps)).numpy()
 
     def novelty(
         self, score: Scores, z: NDArray[np.float32], taps: NDArray[np.float32]
@@ -251,7 +253,7 @@ def false_alarms(parts: Sequence[Part], policy: ShiftPolicy, seed: int, count: i
 
 
 def route_projection(
-    places_by_condition: Sequence[NDArray[Any]], y: NDArray[np.int64], window: int, seed: int
+    features_by_condition: Sequence[NDArray[Any]], y: NDArray[np.int64], window: int, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Centre (S,) and projection (S, S) under which windows of one condition differ little,
     whatever their class mix.
@@ -261,17 +263,17 @@ def route_projection(
     """
     rng = np.random.default_rng(seed)
     deviations = []
-    for places in places_by_condition:
+    for features in features_by_condition:
         windows = class_mix_windows(y, window, 120, rng)
-        overall = places.mean(axis=0)
+        overall = features.mean(axis=0)
         deviations += [
-            places[rows].mean(axis=0) - overall for kind in windows.values() for rows in kind
+            features[rows].mean(axis=0) - overall for kind in windows.values() for rows in kind
         ]
     scatter = np.asarray(deviations, np.float64)
     scatter = scatter.T @ scatter / len(scatter)
     scatter += 0.1 * np.trace(scatter) / len(scatter) * np.eye(len(scatter))
     projection = np.linalg.cholesky(np.linalg.inv(scatter))
-    return places_by_condition[0].mean(axis=0).astype(np.float32), projection.astype(np.float32)
+    return features_by_condition[0].mean(axis=0).astype(np.float32), projection.astype(np.float32)
 
 
 def novelty_policy(

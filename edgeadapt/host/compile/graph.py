@@ -1,5 +1,5 @@
-"""``compile_step`` and ``compile_inference``: the doors of the compiler. No graph leaves it
-unchecked.
+"""``compile_step`` and ``compile_inference``, the entry points of the compiler: every graph is
+checked.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ compared with the file as it came.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import os
 import re
@@ -19,11 +18,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.inliner
-import onnx.version_converter
-import onnx_ir
-import onnx_ir.passes.common as passes
-import onnxscript.optimizer
 import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from torch import Tensor
@@ -31,21 +25,13 @@ from torch import Tensor
 from edgeadapt.bundle.schema import InputSpec, PortSpec
 from edgeadapt.errors import CompileError, InputError
 from edgeadapt.host.compile import CompiledGraph
-from edgeadapt.host.compile.emit import BUNDLE_LOCATION, IR_VERSION, Emitted
-from edgeadapt.host.compile.lint import MAX_OPSET, lint
+from edgeadapt.host.compile.emit import BUNDLE_LOCATION, Emitted
+from edgeadapt.host.compile.lint import lint
 from edgeadapt.host.encoders.base import SIGNATURE_LIMIT, TAP_LIMIT, NormLayer, example_input
 from edgeadapt.host.encoders.onnx_input import PixelInput, pixel_input
-from edgeadapt.host.encoders.onnx_parity import (
-    Door,
-    Original,
-    compare,
-    cut_at,
-    first_line,
-    leading_to,
-)
+from edgeadapt.host.encoders.onnx_parity import ModelInput, Original, compare, first_line
+from edgeadapt.host.encoders.onnx_preparation import feature_of, load_model, prepared
 
-_OLDEST_OPSET, _MODERN_OPSET = 13, 18
-_LARGEST_FOLDED = 1 << 26  # elements: a transposed classifier or embedding is folded too
 _MAP_MAKERS = {"Conv", "ConvTranspose"}
 _MAP_BREAKERS = {
     "Reshape",
@@ -67,13 +53,7 @@ _MAP_BREAKERS = {
 }
 _FLOAT_SHAPE_OPERANDS = {"Resize": (1, 2), "Range": (0, 1, 2)}
 # until inner values are renamed
-_X, _Z, _TAPS, _PROJECTION = (
-    "edgeadapt::x",
-    "edgeadapt::z",
-    "edgeadapt::taps",
-    "edgeadapt::projection",
-)
-
+_X, _Z, _TAPS, _PROJECTION = (f"edgeadapt::{name}" for name in ("x", "z", "taps", "projection"))
 _MEAN, _STD, _ORDER = "edgeadapt::input.mean", "edgeadapt::input.std", "edgeadapt::input.order"
 
 
@@ -112,24 +92,26 @@ class OnnxEncoder:
         self.name = file.stem
         self.input = spec
         self.norms: tuple[NormLayer, ...] = ()
-        original = _load(file)
-        door = Door.of(file, original.graph, spec, pixels.layout if pixels is not None else "")
-        pixels = pixel_input(file, original, door.name, pixels)
+        original = load_model(file)
+        port = ModelInput.of(
+            file, original.graph, spec, pixels.layout if pixels is not None else ""
+        )
+        pixels = pixel_input(file, original, port.name, pixels)
         if pixels is not None and (
-            spec.dtype != "uint8" or (door.is_uint8 and not pixels.changes_nothing)
+            spec.dtype != "uint8" or (port.is_uint8 and not pixels.changes_nothing)
         ):
             raise InputError(
                 f"{file}: an input of its own is for uint8 images and a model that takes float32;"
                 " leave out encoder.input"
             )
-        door = dataclasses.replace(
-            door, pixels=None if pixels is None or pixels.changes_nothing else pixels
+        port = dataclasses.replace(
+            port, pixels=None if pixels is None or pixels.changes_nothing else pixels
         )
-        chosen = _feature(file, original.graph, door.name, feature)
-        reference = Original(file, original, door, spec, chosen)
+        chosen = feature_of(file, original.graph, port.name, feature)
+        reference = Original(file, original, port, spec, chosen)
         self.dim = int(reference(example_input(spec, 2)).shape[1])
-        model = _prepared(file, original, door, chosen)
-        maps, self.signature = _choose_taps(model.graph, door)
+        model = prepared(file, original, port, chosen)
+        maps, self.signature = _choose_taps(model.graph, port)
         width = sum(channels for _, channels in maps)
         self.tap_dim = min(width, TAP_LIMIT)
         if width > TAP_LIMIT:
@@ -140,7 +122,7 @@ class OnnxEncoder:
             model.graph.initializer.append(numpy_helper.from_array(projection.numpy(), _PROJECTION))
         if not width:
             self.signature = (0, min(self.dim, SIGNATURE_LIMIT))
-        _attach(model.graph, door, spec, [name for name, _ in maps], self.dim, self.tap_dim)
+        _attach(model.graph, port, spec, [name for name, _ in maps], self.dim, self.tap_dim)
         _check(file, model)
         self.frozen = _freeze(model.graph)
         parity = compare(
@@ -149,7 +131,7 @@ class OnnxEncoder:
             self.frozen,
             reference,
             spec,
-            door,
+            port,
         )
         self._graph = CompiledGraph(
             name="encode",
@@ -173,180 +155,14 @@ class OnnxEncoder:
         return self._graph
 
 
-def _load(file: Path) -> ModelProto:
-    try:
-        model = onnx.load(str(file))
-        model = onnx.inliner.inline_local_functions(model) if model.functions else model
-    except Exception as error:  # protobuf, file system and checker errors
-        raise InputError(f"{file}: not a readable ONNX model: {first_line(error)}") from error
-    if not model.graph.node or not model.graph.output:
-        raise InputError(f"{file}: not an ONNX model that computes something")
-    return model
-
-
-def _feature(file: Path, graph: GraphProto, door: str, wanted: str | None) -> str:
-    """The name of the feature, which must depend on the input."""
-    data = {door}
-    for node in graph.node:
-        if node.op_type not in ("Shape", "Size") and data.intersection(node.input):
-            data.update(filter(None, node.output))
-    if wanted is not None:
-        if wanted not in data:
-            names = difflib.get_close_matches(wanted, data, n=5, cutoff=0.3) or [
-                node.output[0] for node in graph.node[-5:]
-            ]
-            raise InputError(
-                f"{file}: no tensor {wanted!r} that depends on the input; there are"
-                f" {', '.join(names)}"
-            )
-        return wanted
-    output = graph.output[0].name
-    for node in reversed(leading_to(graph, output)):
-        if (
-            node.op_type in ("Gemm", "MatMul")
-            and node.input[0] in data
-            and node.input[1] not in data
-        ):
-            return str(node.input[0])
-    if output not in data:
-        raise InputError(
-            f"{file}: the output {output!r} does not depend on the input; name the feature:"
-            " feature='...'"
-        )
-    return str(output)
-
-
-def _prepared(file: Path, original: ModelProto, door: Door, feature: str) -> ModelProto:
-    """A copy up to the feature, which is its only output: inference only, folded, of a known opset,
-    with a free batch and shapes.
-    """
-    model = ModelProto()
-    model.CopyFrom(original)
-    graph = model.graph
-    cut_at(graph, feature)
-    _drop_dropout(file, graph)
-    if graph.sparse_initializer:
-        raise InputError(
-            f"{file}: sparse weights; store {graph.sparse_initializer[0].values.name!r} densely"
-        )
-    value = next(v for v in graph.input if v.name == door.name)
-    # the contract's cast comes first, so that the model's own has nothing to do
-    value.type.tensor_type.elem_type = TensorProto.FLOAT
-    del graph.input[:], graph.value_info[:], model.training_info[:]
-    graph.input.append(value)
-    for dim, size in zip(value.type.tensor_type.shape.dim, (door.batch, *door.shape), strict=True):
-        if size is not None:
-            dim.dim_value = size
-        else:
-            dim.dim_param = "batch"
-    model.ir_version = max(model.ir_version, 4)  # from 4 on a constant need not be an input
-    model = _of_known_opset(file, model)
-    model.ir_version = IR_VERSION
-    model = _simplified(model)
-    if door.batch is not None:
-        _free_batch(model.graph, door.batch)
-    del model.graph.value_info[:]
-    model.graph.output[0].ClearField("type")
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
-
-
-def _drop_dropout(file: Path, graph: GraphProto) -> None:
-    """In inference a Dropout passes its input on.
-
-    Raises:
-        InputError: a node that trains.
-    """
-    constants = {t.name: t for t in graph.initializer}
-    constants |= {
-        n.output[0]: n.attribute[0].t
-        for n in graph.node
-        if n.op_type == "Constant" and n.attribute[0].name == "value"
-    }
-    renamed: dict[str, str] = {}
-    kept = []
-    for node in graph.node:
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        attributes = {a.name: a.i for a in node.attribute}
-        mode = node.input[2] if node.op_type == "Dropout" and len(node.input) > 2 else ""
-        is_training = bool(mode) and (
-            mode not in constants or bool(numpy_helper.to_array(constants[mode]).any())
-        )
-        if node.op_type == "BatchNormalization":
-            is_training = (
-                bool(attributes.get("training_mode"))
-                or len([name for name in node.output if name]) > 1
-            )
-        if is_training:
-            label = f"{node.op_type} {node.name or node.output[0]!r}"
-            raise InputError(
-                f"{file}: {label} is in training mode; export the model in evaluation mode"
-                " (module.eval())"
-            )
-        if node.op_type == "Dropout":
-            renamed[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
-    graph.output[0].name = renamed.get(graph.output[0].name, graph.output[0].name)
-
-
-def _of_known_opset(file: Path, model: ModelProto) -> ModelProto:
-    version = next(
-        (opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")),
-        _MODERN_OPSET,
-    )
-    if _OLDEST_OPSET <= version <= MAX_OPSET:
-        return model
-    target = MAX_OPSET if version > MAX_OPSET else _MODERN_OPSET
-    try:
-        converted = onnx.version_converter.convert_version(model, target)
-        onnx.checker.check_model(converted)
-    except Exception as error:
-        reason = f"opset {version} cannot be converted to {target}: {first_line(error)}"
-        raise InputError(f"{file}: {reason}. Export with opset_version={_MODERN_OPSET}") from error
-    return converted
-
-
-def _simplified(model: ModelProto) -> ModelProto:
-    inner = onnx_ir.serde.deserialize_model(model)
-    onnxscript.optimizer.fold_constants(
-        inner,
-        onnx_shape_inference=True,
-        input_size_limit=_LARGEST_FOLDED,
-        output_size_limit=_LARGEST_FOLDED,
-    )
-    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(inner)
-    passes.RemoveUnusedNodesPass()(inner)
-    passes.RemoveUnusedOpsetsPass()(inner)
-    passes.ClearMetadataAndDocStringPass()(inner)
-    return onnx_ir.serde.serialize_model(inner)
-
-
-def _free_batch(graph: GraphProto, batch: int) -> None:
-    """The leading axis becomes symbolic, also where a constant of a Reshape repeats it."""
-    constants = {t.name: t for t in graph.initializer}
-    for index, node in enumerate(graph.node):
-        if (
-            node.op_type != "Reshape"
-            or node.input[1] not in constants
-            or any(a.name == "allowzero" and a.i for a in node.attribute)
-        ):
-            continue
-        shape = numpy_helper.to_array(constants[node.input[1]]).copy()
-        if len(shape) and shape[0] == batch:
-            shape[0] = 0  # as long as the data's leading axis
-            graph.initializer.append(numpy_helper.from_array(shape, f"free_batch_{index}"))
-            node.input[1] = f"free_batch_{index}"
-    graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-
-
-def _choose_taps(graph: GraphProto, door: Door) -> tuple[list[tuple[str, int]], tuple[int, int]]:
+def _choose_taps(
+    graph: GraphProto, port: ModelInput
+) -> tuple[list[tuple[str, int]], tuple[int, int]]:
     """(name, channels) of the last feature map at every resolution but the final one, and the
     columns of the early ones.
     """
     shapes = {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.input, *graph.output)}
-    maps = set() if door.is_channels_last else {door.name}
+    maps = set() if port.is_channels_last else {port.name}
     last_at: dict[tuple[int, int], tuple[str, int]] = {}
     for node in graph.node:
         name = node.output[0]
@@ -370,7 +186,12 @@ def _choose_taps(graph: GraphProto, door: Door) -> tuple[list[tuple[str, int]], 
 
 
 def _attach(
-    graph: GraphProto, door: Door, spec: InputSpec, maps: Sequence[str], dim: int, tap_dim: int
+    graph: GraphProto,
+    port: ModelInput,
+    spec: InputSpec,
+    maps: Sequence[str],
+    dim: int,
+    tap_dim: int,
 ) -> None:
     """The input contract in front, the pooled feature and taps behind."""
     front: list[NodeProto] = []
@@ -394,17 +215,17 @@ def _attach(
 
     current = then(front, "Cast", [_X], to=TensorProto.FLOAT) if spec.dtype == "uint8" else _X
     if spec.layout == "NHW":
-        current = then(front, "Reshape", [current, constant(0, *door.shape)])
-    elif (spec.layout, door.is_channels_last) in (("NHWC", False), ("NCHW", True)):
+        current = then(front, "Reshape", [current, constant(0, *port.shape)])
+    elif (spec.layout, port.is_channels_last) in (("NHWC", False), ("NCHW", True)):
         current = then(
             front,
             "Transpose",
             [current],
-            perm=[0, 2, 3, 1] if door.is_channels_last else [0, 3, 1, 2],
+            perm=[0, 2, 3, 1] if port.is_channels_last else [0, 3, 1, 2],
         )
-    if door.pixels is not None:
-        current = _normalised(graph, door, current, functools.partial(then, front))
-    then(front, "Identity", [current], door.name)
+    if port.pixels is not None:
+        current = _normalised(graph, port, current, functools.partial(then, front))
+    then(front, "Identity", [current], port.name)
 
     feature = graph.output[0]
     rank = len(feature.type.tensor_type.shape.dim)
@@ -434,15 +255,15 @@ def _attach(
         )
 
 
-def _normalised(graph: GraphProto, door: Door, images: str, then: Callable[..., str]) -> str:
+def _normalised(graph: GraphProto, port: ModelInput, images: str, then: Callable[..., str]) -> str:
     """Pixel values as the model takes them, in its layout."""
-    assert door.pixels is not None
-    axis = len(door.shape) if door.is_channels_last else 1
-    channels = door.shape[axis - 1]
-    mean, std = door.pixels.moments(channels)
-    shape = [channels if place == axis else 1 for place in range(len(door.shape) + 1)]
+    assert port.pixels is not None
+    axis = len(port.shape) if port.is_channels_last else 1
+    channels = port.shape[axis - 1]
+    mean, std = port.pixels.moments(channels)
+    shape = [channels if place == axis else 1 for place in range(len(port.shape) + 1)]
     constants = {_MEAN: mean.reshape(shape), _STD: std.reshape(shape)}
-    if door.pixels.colour == "bgr":
+    if port.pixels.colour == "bgr":
         constants[_ORDER] = np.array([2, 1, 0], np.int64)
         images = then("Gather", [images, _ORDER], axis=axis)
     graph.initializer.extend(

@@ -117,14 +117,14 @@ class OnnxFile:
 
 
 def pixel_input(
-    file: Path, model: ModelProto, door: str, given: PixelInput | None
+    file: Path, model: ModelProto, port: str, given: PixelInput | None
 ) -> PixelInput | None:
     """What was given, or what the file's metadata say; None: pixel values go in as they are.
 
     Raises:
         InputError: it is given for a model that normalises by itself; a range that is not known.
     """
-    own = normalises_by(model, door)
+    own = normalises_by(model, port)
     if given is not None:
         if own is not None and not given.changes_nothing:
             raise InputError(
@@ -171,9 +171,9 @@ def takes_plain_pixels(file: Path) -> bool:
     """
     model = _read(file)
     constants = {tensor.name for tensor in model.graph.initializer}
-    door = next((v.name for v in model.graph.input if v.name not in constants), "")
+    port = next((v.name for v in model.graph.input if v.name not in constants), "")
     said = {entry.key for entry in model.metadata_props}
-    return normalises_by(model, door) is None and "Image.NominalPixelRange" not in said
+    return normalises_by(model, port) is None and "Image.NominalPixelRange" not in said
 
 
 def _read(file: Path) -> ModelProto:
@@ -184,19 +184,19 @@ def _read(file: Path) -> ModelProto:
         raise InputError(f"{file}: not a readable ONNX model: {reason}") from error
 
 
-def normalises_by(model: ModelProto, door: str) -> NodeProto | None:
+def normalises_by(model: ModelProto, port: str) -> NodeProto | None:
     """The first operator between the input and what learns that moves or scales by constants."""
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
-    for node in _behind(model.graph.node, door, {"Identity", "Cast", "Transpose"}):
+    for node in _behind(model.graph.node, port, {"Identity", "Cast", "Transpose"}):
         if node.op_type in ("Sub", "Div", "Mul", "Add") and constants.intersection(node.input):
             return node
     return None
 
 
-def layout_of(nodes: Sequence[NodeProto], door: str) -> Layout:
+def layout_of(nodes: Sequence[NodeProto], port: str) -> Layout:
     """What the first operators say of the order of axes; empty if nothing."""
-    for node in _behind(nodes, door, _SAME_AXES):
+    for node in _behind(nodes, port, _SAME_AXES):
         perm = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
         if node.op_type in _CHANNELS_FIRST:
             return "NCHW"
@@ -205,9 +205,9 @@ def layout_of(nodes: Sequence[NodeProto], door: str) -> Layout:
     return ""
 
 
-def _behind(nodes: Sequence[NodeProto], door: str, through: set[str]) -> list[NodeProto]:
+def _behind(nodes: Sequence[NodeProto], port: str, through: set[str]) -> list[NodeProto]:
     """What reads the input, also behind operators of these types, in order."""
-    names, found = {door}, []
+    names, found = {port}, []
     for node in nodes:
         if names.intersection(node.input):
             found.append(node)

@@ -34,7 +34,7 @@ _ROUNDING = {"QuantizeLinear", "Round", "Floor", "Ceil"}
 
 
 @dataclass(frozen=True)
-class Door:
+class ModelInput:
     """The one input of a model."""
 
     name: str
@@ -45,7 +45,7 @@ class Door:
     is_uint8: bool = False
 
     @classmethod
-    def of(cls, file: Path, graph: GraphProto, spec: InputSpec, layout: Layout = "") -> Door:
+    def of(cls, file: Path, graph: GraphProto, spec: InputSpec, layout: Layout = "") -> ModelInput:
         """The input, in the layout that is given, or that its shape or its first operators say."""
         values = inputs_of(graph)
         if len(values) != 1:
@@ -111,9 +111,9 @@ class Original:
     """The original model up to the feature, in ONNX Runtime with the optimiser off."""
 
     def __init__(
-        self, file: Path, original: ModelProto, door: Door, spec: InputSpec, feature: str
+        self, file: Path, original: ModelProto, port: ModelInput, spec: InputSpec, feature: str
     ) -> None:
-        self._file, self._door, self._spec, self._feature = file, door, spec, feature
+        self._file, self._port, self._spec, self._feature = file, port, spec, feature
         model = ModelProto()
         model.CopyFrom(original)
         cut_at(model.graph, feature)
@@ -121,7 +121,7 @@ class Original:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads, options.log_severity_level = 1, 4
         try:
-            if feature != door.name:
+            if feature != port.name:
                 self._session = onnxruntime.InferenceSession(
                     model.SerializeToString(), options, providers=["CPUExecutionProvider"]
                 )
@@ -133,11 +133,11 @@ class Original:
     def __call__(self, x: Tensor) -> NDArray[np.float32]:
         """Features (B, D), in pieces of the model's batch where that is fixed."""
         images = to_images(x, self._spec).numpy()
-        images = images if self._door.pixels is None else self._door.pixels.applied(images)
+        images = images if self._port.pixels is None else self._port.pixels.applied(images)
         images = np.ascontiguousarray(
-            np.moveaxis(images, 1, -1) if self._door.is_channels_last else images
+            np.moveaxis(images, 1, -1) if self._port.is_channels_last else images
         )
-        step = self._door.batch or len(images)
+        step = self._port.batch or len(images)
         pad = np.concatenate([images, images[:1].repeat(-len(images) % step, 0)])
         return np.concatenate([self._run(pad[at : at + step]) for at in range(0, len(pad), step)])[
             : len(images)
@@ -145,11 +145,11 @@ class Original:
 
     def _run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         value = images
-        if self._feature != self._door.name:
+        if self._feature != self._port.name:
             try:
                 value = self._session.run(
                     [self._feature],
-                    {self._door.name: images.astype(np.uint8) if self._door.is_uint8 else images},
+                    {self._port.name: images.astype(np.uint8) if self._port.is_uint8 else images},
                 )[0]
             except Exception as error:
                 raise InputError(
@@ -171,7 +171,7 @@ def compare(
     frozen: dict[str, Tensor],
     reference: Original,
     spec: InputSpec,
-    door: Door,
+    port: ModelInput,
 ) -> Parity:
     """The graph against the original model, with ONNX Runtime's optimiser off and on, at several
     batch sizes.
@@ -192,10 +192,10 @@ def compare(
             try:
                 got = session(case.ports, {})["z"].numpy()
             except CompileError as error:
-                raise InputError(f"{file}: {_fixed(door)}: {first_line(error)}") from error
+                raise InputError(f"{file}: {_fixed(port)}: {first_line(error)}") from error
             if got.shape != want.shape:
                 raise InputError(
-                    f"{file}: {_fixed(door)}: {len(case.ports['x'])} inputs give features"
+                    f"{file}: {_fixed(port)}: {len(case.ports['x'])} inputs give features"
                     f" {got.shape}"
                 )
             if not np.array_equal(np.isfinite(got), np.isfinite(want)):
@@ -225,10 +225,10 @@ def compare(
     )
 
 
-def _fixed(door: Door) -> str:
+def _fixed(port: ModelInput) -> str:
     size = (
-        f", its input is fixed to {door.batch}; export it with a free batch axis"
-        if door.batch
+        f", its input is fixed to {port.batch}; export it with a free batch axis"
+        if port.batch
         else ""
     )
     return f"the model does not take any batch size{size}"

@@ -125,12 +125,12 @@ def _signature_space(
     """From clean data and the tuning corruptions, at three severities."""
     first, last = shift.signature
     x, seed = encoded.samples.x, encoded.settings.seed
-    conditions = [fitted.places(encoded.z[rows], encoded.taps[rows])[:, first:last]]
+    conditions = [fitted.shift_features(encoded.z[rows], encoded.taps[rows])[:, first:last]]
     if encoded.encoder.input.dtype == "uint8":
         for name in TUNING:
             for severity in (1, 3, 5):
                 features = encoded.graph.features(corrupt(x[rows], name, severity, seed))
-                conditions.append(fitted.places(*features)[:, first:last])
+                conditions.append(fitted.shift_features(*features)[:, first:last])
     centre, projection = calibration.route_projection(
         conditions, encoded.samples.y[rows], shift.window, seed
     )

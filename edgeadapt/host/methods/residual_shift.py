@@ -97,8 +97,8 @@ class ResidualShift:
         values, vectors = np.linalg.eigh(basis.T @ covariance @ basis)
         return (basis @ (vectors / np.sqrt(values))).astype(np.float32)
 
-    def place(self, t: Values, z: Tensor, taps: Tensor) -> Tensor:
-        """Where a sample lies in residual space, before its class mean is taken away: (B, R)."""
+    def features(self, t: Values, z: Tensor, taps: Tensor) -> Tensor:
+        """(B, R): standardised features; residuals are their differences from a class mean."""
         columns = (z - t["shift.centre"]) @ t["shift.projection"]
         if taps.shape[1] == 0:
             return columns
@@ -106,7 +106,7 @@ class ResidualShift:
 
     def shift(self, t: Values, z: Tensor, taps: Tensor, logits: Tensor) -> Tensor:
         predicted = one_hot(torch.argmax(logits, dim=1), logits.shape[1])
-        return self.place(t, z, taps) - predicted @ t["shift.mean"]
+        return self.features(t, z, taps) - predicted @ t["shift.mean"]
 
     def learn(
         self, t: Values, z: Tensor, taps: Tensor, y: Tensor, sample_weight: Tensor
@@ -114,7 +114,7 @@ class ResidualShift:
         slots = t["shift.moment"].shape[1]
         return {
             "shift.moment": (
-                t["shift.moment"] + class_moment(self.place(t, z, taps), y, sample_weight, slots)
+                t["shift.moment"] + class_moment(self.features(t, z, taps), y, sample_weight, slots)
             )
         }
 

@@ -1,7 +1,7 @@
 """The stress card: the shipped configuration on streams that it was not tuned on decides whether
 adaptation may act.
 
-The learner adapts without labels beside a frozen twin, with the policy, windows and limits that a
+The learner adapts without labels beside a frozen model, with the policy, windows and limits that a
 device has. What is run is in ``stress_streams`` and ``stress_long``, what follows from it in
 ``stress_verdict``, and for people in ``docs/stress_card.md``.
 """
@@ -84,18 +84,20 @@ def stress_card(
     )
     expected = 2 * (1 + shifts) + (1 + shifts if singles else 1) + 1 + 2 + 2  # the long run as two
 
-    def run(stream: StressStream, twin: Twin) -> None:
-        rows.append(run_stream(bundle, twin, stream, engine))
+    def run(stream: StressStream, frozen: FrozenModel) -> None:
+        rows.append(run_stream(bundle, frozen, stream, engine))
         left = (time.perf_counter() - started) * (expected / len(rows) - 1)
         line = row_line(rows[-1].name, rows[-1].learner, rows[-1].frozen, rows[-1].refreshes)
         say(f"stress: {line}   about {left:.0f} s left")
 
-    with open_learner(bundle, runtime=engine, budget=_BUDGET, policy=Policy(adapt="off")) as frozen:
-        twin = Twin(bundle, frozen, is_encoded=isinstance(pool, EncodedPool))
+    with open_learner(
+        bundle, runtime=engine, budget=_BUDGET, policy=Policy(adapt="off")
+    ) as learner:
+        frozen = FrozenModel(bundle, learner, is_encoded=isinstance(pool, EncodedPool))
         for stream in streams(pool, chosen.samples, singles):
-            run(stream, twin)
-        for stream in constants(pool, chosen.samples, twin.right):
-            run(stream, twin)
+            run(stream, frozen)
+        for stream in constants(pool, chosen.samples, frozen.right):
+            run(stream, frozen)
     long = long_run(bundle, pool, chosen.batches, say, engine)
     say(f"stress: {row_line(long.row.name, long.row.learner, long.row.frozen, long.row.refreshes)}")
     say(
@@ -114,9 +116,9 @@ def engine_of(bundle: Bundle, pool: Pool) -> Runtime:
 
 
 def run_stream(
-    bundle: Bundle, twin: Twin, stream: StressStream, runtime: Runtime | None = None
+    bundle: Bundle, frozen: FrozenModel, stream: StressStream, runtime: Runtime | None = None
 ) -> StressRow:
-    """Label-free pass of a new learner over a stream, beside the frozen twin.
+    """Label-free pass of a new learner over a stream, beside the frozen model.
 
     Args:
         runtime: one that other streams share; None opens one for this stream.
@@ -128,12 +130,12 @@ def run_stream(
     with open_learner(bundle, runtime=runtime or open_runtime(), budget=_BUDGET) as learner:
         names = np.array(bundle.manifest.classes)
         for rows in batches(len(stream.x), stream.batch):
-            seen = learner.observe(**twin.given(stream.x[rows]))
+            seen = learner.observe(**frozen.given(stream.x[rows]))
             right.append(np.array(seen.prediction.labels) == names[stream.y[rows]])
             if seen.queued:
                 learner.settle()
         refreshes = int(learner.counters()["refreshes"])
-    before = twin.right(stream.x, stream.y, stream.batch)
+    before = frozen.right(stream.x, stream.y, stream.batch)
     return row_of(stream.condition, stream.order, np.concatenate(right), before, refreshes)
 
 
@@ -154,7 +156,7 @@ def pool_for(bundle: Bundle, x: NDArray[Any], y: NDArray[np.int64], seed: int) -
     )
 
 
-class Twin:
+class FrozenModel:
     """The frozen learner beside those that adapt. It sees each sample once: streams are orders of
     the same ones.
 
@@ -193,11 +195,11 @@ class Twin:
 
 __all__ = [
     "LENGTHS",
+    "FrozenModel",
     "Kind",
     "Lengths",
     "StressCard",
     "StressRow",
-    "Twin",
     "pool_for",
     "run_stream",
     "stress_card",

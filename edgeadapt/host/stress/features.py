@@ -1,7 +1,7 @@
 """What the factory's encoder makes of a sample, computed once for all streams of a stress card.
 
 Streams are orders of the same samples, and until a condition is corrected a learner encodes them as
-its frozen twin does. Corrected encoders run as on a device.
+the frozen model does. Corrected encoders run as on a device.
 """
 
 from __future__ import annotations

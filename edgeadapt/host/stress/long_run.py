@@ -39,7 +39,7 @@ _SOON = Keep(pending_s=2.0)
 @dataclass(frozen=True, eq=False)
 class Features:
     """Features of one condition, z then taps in a row (N, D + T), their labels, and which the
-    frozen twin gets right (N,).
+    frozen model gets right (N,).
     """
 
     values: NDArray[np.float32]
@@ -53,7 +53,7 @@ def conditions_of(bundle: Bundle, pool: Pool, engine: Runtime) -> dict[str, Feat
     x, y = pool.shuffled(CLEAN, count)
     clean = x if isinstance(pool, EncodedPool) else np.concatenate(program.encode(x), axis=1)
     columns = Columns.of(clean)
-    with open_learner(bundle, runtime=engine, budget=_FRESH, policy=Policy(adapt="off")) as twin:
+    with open_learner(bundle, runtime=engine, budget=_FRESH, policy=Policy(adapt="off")) as frozen:
         found = {}
         names = (CLEAN, *(pool.shifts if program.adapts_encoder else COLUMN_SHIFTS))
         for name in names:
@@ -65,7 +65,7 @@ def conditions_of(bundle: Bundle, pool: Pool, engine: Runtime) -> dict[str, Feat
             else:
                 values, labels = columns.shifted(clean, name, pool.seed), y
             right = (
-                np.array(twin.predict(features=ports_of(values, bundle)).labels)
+                np.array(frozen.predict(features=ports_of(values, bundle)).labels)
                 == np.array(bundle.manifest.classes)[labels]
             )
             found[name] = Features(values, labels, right)
@@ -83,13 +83,13 @@ def ports_of(values: NDArray[np.float32], bundle: Bundle) -> dict[str, Any]:
 
 
 class _Watch:
-    """The most that anything took, looked at every few hundred batches."""
+    """The most that anything took, measured every few hundred batches."""
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
         self.most = {"tensor_bytes": 0, "pending": 0, "backlog": 0, "conditions": 0}
 
-    def look(self) -> None:
+    def update(self) -> None:
         counters = self._learner.counters() | {"conditions": len(self._learner.domains())}
         self.most = {name: max(most, int(counters[name])) for name, most in self.most.items()}
 
@@ -131,16 +131,19 @@ def long_run(
                 if seen.queued:
                     learner.settle()
                 if i % _LOOK_EVERY == 0:
-                    watch.look()
-            twin, refreshes = features.is_right[rows], int(learner.counters()["refreshes"]) - before
-            everything.append(row_of(name, "long", right, twin, refreshes))
-            phases.append(row_of(name, "long", right[late:], twin[late:], refreshes))
+                    watch.update()
+            frozen, refreshes = (
+                features.is_right[rows],
+                int(learner.counters()["refreshes"]) - before,
+            )
+            everything.append(row_of(name, "long", right, frozen, refreshes))
+            phases.append(row_of(name, "long", right[late:], frozen[late:], refreshes))
             if number % len(cycle) == len(cycle) - 1:
                 say(
                     f"stress: {sum(row.samples for row in everything)} of {length * 2 * len(cycle)}"
                     " feature batches"
                 )
-        watch.look()
+        watch.update()
         grown = resident_mib() - warm
     return LongRun(
         _total(everything),
@@ -164,16 +167,16 @@ def settling(bundle: Bundle) -> int:
 
 
 def row_of(
-    condition: str, order: str, right: NDArray[np.bool_], twin: NDArray[np.bool_], refreshes: int
+    condition: str, order: str, right: NDArray[np.bool_], frozen: NDArray[np.bool_], refreshes: int
 ) -> StressRow:
-    """A row from what the learner and its twin got right, sample by sample."""
-    gained, lost = int((right & ~twin).sum()), int((twin & ~right).sum())
+    """A row from what the learner and the frozen model got right, sample by sample."""
+    gained, lost = int((right & ~frozen).sum()), int((frozen & ~right).sum())
     return StressRow(
         condition,
         order,
         len(right),
         float(right.mean()),
-        float(twin.mean()),
+        float(frozen.mean()),
         gained,
         lost,
         refreshes,

@@ -180,7 +180,7 @@ def constants(
     samples: int,
     is_right: Callable[[NDArray[Any], NDArray[np.int64]], NDArray[np.bool_]],
 ) -> Iterator[StressStream]:
-    """One frame again and again, clean and shifted: the first that the frozen twin gets right, so
+    """One frame again and again, clean and shifted: the first that the frozen model gets right, so
     that a loss shows.
     """
     for condition in (CLEAN, pool.shifts[0]):

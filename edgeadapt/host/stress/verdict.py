@@ -6,10 +6,10 @@ functions of the table.
     advise   one of these fails
     off      a stream loses more than RUIN, or the long run is not bounded
 
-A *loss* is what the frozen twin is right more often than the learner, on the same samples in the
-same order. It counts above LOSS, whatever chance says of it; and below, where the paired interval
-of the loss lies above what the gain allows, SHARE of the mean gain on shifted shuffled streams. A
-constant stream may not be adapted to at all: frames that do not change teach nothing.
+A *loss* is by how much the frozen model is right more often than the learner, on the same samples
+in the same order. It counts above LOSS, whatever chance says of it; and below, where the paired
+interval of the loss lies above what the gain allows, SHARE of the mean gain on shifted shuffled
+streams. A constant stream may not be adapted to at all: its frames carry no information.
 
 Paired interval: with l lost and g gained of n samples, (l - g) / n -+ Z sqrt(l + g - (l - g)^2 / n)
 / n.
@@ -44,8 +44,8 @@ class StressRow:
         condition: ``clean``, a shift, or ``mixed``.
         order: ``shuffled``, ``sorted``, ``single``, ``mixed``, ``constant`` or ``long``.
         samples: of the stream.
-        learner, frozen: accuracy in [0, 1] of the adapting learner and of its frozen twin.
-        gained, lost: samples that only the learner, only the twin got right.
+        learner, frozen: accuracy in [0, 1] of the adapting learner and of the frozen model.
+        gained, lost: samples that only the learner, only the frozen model got right.
         refreshes: corrections that were computed; the device refuses those that do not look
             healthy.
     """

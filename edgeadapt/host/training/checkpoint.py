@@ -144,7 +144,7 @@ def restore(
     if scale:
         parts.precision.scaler.load_state_dict(scale)
     parts.best.weights = _under("best.", tensors)
-    parts.best.look(parts.module, history)
+    parts.best.consider(parts.module, history)
     torch.set_rng_state(random_states["cpu"])
     if "cuda" in random_states and parts.device.type == "cuda":
         torch.cuda.set_rng_state(random_states["cuda"], parts.device)

@@ -21,7 +21,7 @@ class BestWeights:
         self.patience = patience
         self.weights: dict[str, Tensor] = {}
 
-    def look(self, module: nn.Module, history: Sequence[EpochRecord]) -> None:
+    def consider(self, module: nn.Module, history: Sequence[EpochRecord]) -> None:
         """After an epoch: copy the weights, to the CPU, if it was the best."""
         if self.patience and best_epoch(history) == len(history):
             self.weights = {

@@ -239,7 +239,7 @@ class _Run:
             try:
                 while len(history) < settings.epochs and not self.best.is_waiting_over(history):
                     history.append(self._epoch(order.of(len(history)), history, meter, log))
-                    self.best.look(self.module, history)
+                    self.best.consider(self.module, history)
                     if path is not None and first:
                         save_checkpoint(path, parts, history, log.rows)
                     last = history[-1]

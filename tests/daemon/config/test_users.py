@@ -28,7 +28,7 @@ from edgeadapt.daemon.config.loader import load_settings
 from edgeadapt.daemon.config.schema import ControlSection, FolderSource, Settings
 from edgeadapt.daemon.config.users import ROLES, Users, add_user, digest_of, remove_user
 from edgeadapt.daemon.http import page
-from edgeadapt.daemon.http import routes as api
+from edgeadapt.daemon.http import route as api
 from edgeadapt.daemon.http.openapi import ALL_ROUTES
 from edgeadapt.daemon.http.server import Control
 from edgeadapt.daemon.service import Service

@@ -28,7 +28,7 @@ from kiosk import TOKEN, Control, Kiosk, Metrics, images, kiosk, sample, serving
 from edgeadapt import prepare
 from edgeadapt.bundle import read_bundle
 from edgeadapt.daemon.decoding.images import png_of
-from edgeadapt.daemon.http import routes as api
+from edgeadapt.daemon.http import route as api
 from edgeadapt.daemon.http.openapi import ALL_ROUTES
 from edgeadapt.daemon.messages import Answer
 from edgeadapt.demo.sample import bundle_path

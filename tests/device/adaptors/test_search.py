@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeadapt.device.adaptors.search import SCORES, Candidate, choose, naswot, ridge, spectral
+from edgeadapt.device.adaptors.scores import SCORES, Candidate, naswot, ridge, spectral
+from edgeadapt.device.adaptors.search import choose
 from edgeadapt.errors import InputError
 
 NONE = -1e9

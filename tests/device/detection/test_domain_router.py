@@ -13,7 +13,7 @@ from edgeadapt.device.detection.hypervector_bundles import (
     ConditionBundle,
     MergeCandidate,
     merge_candidates,
-    merged_signature,
+    merged_prototypes,
     route,
     similarity_of,
 )
@@ -74,14 +74,16 @@ def test_bundles_do_not_depend_on_the_order_and_merge_into_what_one_would_have_l
 def test_a_sample_is_not_compared_with_itself() -> None:
     h = np.eye(WIDTH, dtype=np.float32)[:4]
     bundle = ConditionBundle.empty(SLOTS, WIDTH).extended(h, np.zeros(4, np.int64))
-    assert bundle.home[0] == 4 and abs(bundle.home[1]) < 1e-9  # orthogonal to the three others
+    assert (
+        bundle.moments[0] == 4 and abs(bundle.moments[1]) < 1e-9
+    )  # orthogonal to the three others
 
 
 def test_one_sample_opens_a_condition_without_a_similarity_at_home() -> None:
     bundle = ConditionBundle.empty(SLOTS, WIDTH).extended(*samples(0, 1, 0))
     assert (
         bundle.counts.sum() == 1
-        and bundle.home[0] == 0
+        and bundle.moments[0] == 0
         and bundle.standardised(samples(0, 4, 1)[0]) == float("-inf")
     )
 
@@ -127,7 +129,7 @@ def test_signatures_are_compared_and_merged_the_same_way() -> None:
     both = DomainPrototypes.empty(SLOTS, WIDTH).extended(
         np.concatenate([h, other]), np.concatenate([slots, other_slots])
     )
-    assert np.allclose(merged_signature(first, second).sums, both.sums)
+    assert np.allclose(merged_prototypes(first, second).sums, both.sums)
 
 
 def test_conditions_without_shared_classes_are_never_one() -> None:

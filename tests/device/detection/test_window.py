@@ -112,11 +112,11 @@ def test_a_window_warms_up_reads_and_starts_over_when_cleared() -> None:
     window = StreamWindow(SHIFT, NOVELTY, 5)
     assert window.shift(COUNTS) == 0.0 and window.novel_share() == 0.0
     window.push(*rows(7))
-    assert window.reading("source", COUNTS, True).axis == "warming"
+    assert window.reading("source", COUNTS).axis == "warming"
     window.push(*rows(1, 1))
-    assert window.reading("source", COUNTS, True).axis in ("clear", "novel", "shifted")
+    assert window.reading("source", COUNTS).axis in ("clear", "novel", "shifted")
     window.clear()
-    reading = window.reading("source", COUNTS, True)
+    reading = window.reading("source", COUNTS)
     assert (reading.axis, reading.shift, reading.window) == ("warming", 0.0, 0)
 
 
@@ -125,9 +125,9 @@ def test_a_window_reads_shifted_above_its_threshold_and_novel_only_below_it() ->
     ones, quiet = np.ones(8, np.float32), residuals - residuals.mean(axis=0)
     window = StreamWindow(SHIFT, NOVELTY, 5)
     window.push(quiet, slots, ones, inputs, ids)
-    assert window.reading("source", COUNTS, True).axis == "novel"
+    assert window.reading("source", COUNTS).axis == "novel"
     window.push(quiet + 3, slots, ones, inputs, ids)
-    reading = window.reading("source", COUNTS, True)
+    reading = window.reading("source", COUNTS)
     assert (
         reading.axis == "shifted"
         and reading.is_shifted
@@ -135,14 +135,13 @@ def test_a_window_reads_shifted_above_its_threshold_and_novel_only_below_it() ->
         and reading.shift > 1
     )
     window.push(quiet, slots, 0 * ones, inputs, ids)
-    assert window.reading("source", COUNTS, True).axis == "clear"
+    assert window.reading("source", COUNTS).axis == "clear"
 
 
 def test_while_a_correction_is_in_use_the_reading_is_that_of_the_last_probe() -> None:
     window = StreamWindow(SHIFT, NOVELTY, 5)
     window.push(*rows(8))
-    window.source_shift = 7.5
-    assert window.reading("fog", COUNTS, False).shift == 7.5
+    assert window.reading("fog", COUNTS, source_shift=7.5).shift == 7.5
 
 
 def test_rows_that_do_not_move_are_stuck_until_they_move() -> None:
@@ -150,7 +149,7 @@ def test_rows_that_do_not_move_are_stuck_until_they_move() -> None:
     still = np.repeat(residuals[:1], 8, axis=0)
     window = StreamWindow(SHIFT, NOVELTY, 5)
     window.push(still, slots, scores, inputs, ids)
-    assert window.is_stuck and window.reading("source", COUNTS, True).axis == "stuck"
+    assert window.is_stuck and window.reading("source", COUNTS).axis == "stuck"
     window.push(residuals, slots, scores, inputs, ids)
     assert not window.is_stuck
 

@@ -152,7 +152,8 @@ def test_one_stream_observed_from_two_threads_keeps_a_whole_window(opened: Opene
     in_threads(lambda: watch(x[: len(x) // 2]), lambda: watch(x[len(x) // 2 :]))
     learner.settle()
     window = inspect_state(learner).streams.observed("default").window
-    assert window.count == BATCH and len(set(window._ids)) == BATCH and set(window._ids) <= set(ids)
+    held = set(window.take().ids)
+    assert window.count == BATCH and len(held) == BATCH and held <= set(ids)
     assert all(learner.is_pending(sample) for sample in ids) and len(set(ids)) == len(x)
 
 

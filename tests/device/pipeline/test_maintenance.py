@@ -187,7 +187,7 @@ def test_after_an_expiry_the_way_back_is_open_to_whatever_needs_no_row_that_is_g
             learner.settle()
             marks[learner.history(1)[0].number] = learner.predict(x).probs
         old = [row.time for row in inspect_state(learner).journal.evidence(where="source = 'old'")]
-        inspect_state(learner).history.expire(max(old) + 1e-4, 1000)
+        inspect_state(learner).retention.expire(max(old) + 1e-4, 1000)
         assert {row.source for row in inspect_state(learner).journal.evidence()} == {"new"}
         reached = []
         for number, probs in marks.items():

@@ -12,7 +12,7 @@ from learner_steps import BATCH, Opener, watch
 from sample_images import images
 
 from edgeadapt.device.detection.steadiness import WindowStats
-from edgeadapt.device.resources import sensors as vitals
+from edgeadapt.device.resources import sensors
 from edgeadapt.device.resources.budget import Budget, Meter
 from edgeadapt.device.resources.sensors import SensorReadings
 from edgeadapt.errors import BudgetError, InputWarning
@@ -252,7 +252,7 @@ def thermal_zone(sys: Path, degrees: float) -> None:
 def test_a_learner_that_is_too_hot_adapts_to_nothing_and_learns_labels(
     opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vitals, "SYS", tmp_path)
+    monkeypatch.setattr(sensors, "SYS", tmp_path)
     thermal_zone(tmp_path, 85.0)
     learner = opened(budget=Budget(busy_fraction=1.0, temperature_c=80.0))
     x, names = images(8 * BATCH, condition="fog")
@@ -273,7 +273,7 @@ def test_a_learner_that_is_too_hot_adapts_to_nothing_and_learns_labels(
 def test_opening_where_no_sensor_is_warns_the_caller_once(
     opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vitals, "SYS", tmp_path)
+    monkeypatch.setattr(sensors, "SYS", tmp_path)
     with pytest.warns(InputWarning, match="does not tell a temperature") as told:
         learner = opened(budget=Budget(busy_fraction=1.0, temperature_c=80.0))
     assert len(told) == 1 and Path(told[0].filename).name == "conftest.py"  # the fixture opens
@@ -286,7 +286,7 @@ def test_opening_where_no_sensor_is_warns_the_caller_once(
 def test_however_hot_it_is_a_stream_leaves_a_condition_that_is_over(
     opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vitals, "SYS", tmp_path)
+    monkeypatch.setattr(sensors, "SYS", tmp_path)
     thermal_zone(tmp_path, 60.0)
     learner = opened(budget=Budget(busy_fraction=1.0, temperature_c=80.0))
     watch(learner, images(12 * BATCH, condition="fog")[0])

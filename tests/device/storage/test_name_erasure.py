@@ -90,7 +90,7 @@ def test_a_source_whose_labels_are_gone_already_is_taken_out_too(
 ) -> None:
     with open_vectors(state=tmp_path) as learner:
         taught(learner)
-        inspect_state(learner).history.expire(float("inf"), 0)
+        inspect_state(learner).retention.expire(float("inf"), 0)
         assert is_stored(tmp_path, SOURCE)
         assert learner.forget(source=SOURCE).removed == 0
         assert not is_stored(tmp_path, SOURCE)

@@ -82,6 +82,8 @@ _MODULES = (
     "edgeadapt.device.storage.commit_table",
     "edgeadapt.device.storage.rows",
     "edgeadapt.device.commits.holdout",
+    "edgeadapt.device.recovery.label_removal",
+    "edgeadapt.device.recovery.retention",
     "edgeadapt.device.recovery.rollback",
     "edgeadapt.device.recovery.label_selection",
     "edgeadapt.device.commits.commit_log",

@@ -15,7 +15,7 @@ import edgeadapt
 from edgeadapt import host
 from edgeadapt.bundle import read_bundle
 from edgeadapt.device.commits.factory_samples import FactorySamples
-from edgeadapt.device.commits.head_choice import climbed
+from edgeadapt.device.commits.head_search import climbed
 from edgeadapt.device.commits.logistic_head import LogisticHead
 from edgeadapt.device.detection.policy import UNCERTAIN, Policy
 from edgeadapt.device.inference.program import Program

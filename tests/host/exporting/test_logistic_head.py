@@ -213,7 +213,7 @@ def test_what_expired_answers_no_more(bundle: Path, tmp_path: Path) -> None:
         x, y = blobs(60, 9)
         taught(learner, x, [NAMES[k] for k in y])
         before = inspect_state(learner).state.heads["source"]
-        inspect_state(learner).worker.call(lambda: inspect_state(learner).history.expire(0.0, 10))
+        inspect_state(learner).worker.call(lambda: inspect_state(learner).retention.expire(0.0, 10))
         assert "source" not in inspect_state(learner).state.heads
         learner._training.offer()
         learner.settle()

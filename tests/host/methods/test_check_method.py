@@ -124,7 +124,7 @@ class ClassFree(ResidualShift):
     """Distance from the mean of everything: what false-alarms on windows of one class."""
 
     def shift(self, t: Any, z: Any, taps: Any, logits: Any) -> Any:
-        placed = self.place(t, z, taps)
+        placed = self.features(t, z, taps)
         return (placed - t["shift.mean"][:3].mean(dim=0)) / 2.0
 
 

@@ -27,7 +27,14 @@ from edgeadapt.host.exporting import stressed
 from edgeadapt.host.methods.label_free import adaptations
 from edgeadapt.host.methods.label_free.feature_space.feature_shift import FeatureShift
 from edgeadapt.host.stress.again import stress_again
-from edgeadapt.host.stress.card import LENGTHS, Lengths, StressCard, Twin, pool_for, stress_card
+from edgeadapt.host.stress.card import (
+    LENGTHS,
+    FrozenModel,
+    Lengths,
+    StressCard,
+    pool_for,
+    stress_card,
+)
 from edgeadapt.host.stress.streams import (
     CLEAN,
     COLUMN_SHIFTS,
@@ -608,7 +615,7 @@ def test_features_as_wide_as_inputs_are_not_encoded_once_more(tmp_path: Path) ->
     inputs, (features, labels) = pool_of(x, y, bundle.manifest.input, 0), pool.shuffled(CLEAN, 64)
     with edgeadapt.open(bundle) as frozen:
         said = frozen.predict(inputs.shuffled(CLEAN, 64)[0]).labels
-        right = Twin(bundle, frozen, is_encoded=True).right(features, labels)
+        right = FrozenModel(bundle, frozen, is_encoded=True).right(features, labels)
     assert list(right) == list(np.array(said) == np.array(["a", "b", "c"])[labels])
     assert right.mean() > 0.6
 
