@@ -7,7 +7,7 @@ no module of the network is replaced.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
@@ -76,8 +76,8 @@ class Score(Protocol):
     name: ClassVar[str]
     wants: ClassVar[frozenset[str]]
 
-    def cost(self, site: Site, sizes: Sequence[int], s: Statistics) -> list[float]:
-        """One value a size."""
+    def cost(self, site: Site, delta: Delta, s: Statistics) -> list[float]:
+        """One value for each of ``delta.sizes(site)``."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeadapt.errors import InputError
@@ -62,7 +62,7 @@ def numbers_at(delta: Delta, site: Site, size: int) -> int:
 
 
 def uniform_plan(
-    delta: Delta, sites: Iterable[Site], size: int, whole: Mapping[str, tuple[int, ...]]
+    delta: Delta, sites: Sequence[Site], size: int, whole: Mapping[str, tuple[int, ...]]
 ) -> Plan:
     """Every site that the delta applies to gets this size, or the largest below it that it has.
 
@@ -87,16 +87,7 @@ def planned(
     Raises:
         InputError: nothing is left.
     """
-    return _plan(delta, [pair for pair in zip(sites, sizes, strict=True) if pair[1]], whole)
-
-
-def _open(delta: Delta, sites: Iterable[Site]) -> list[tuple[Site, tuple[int, ...]]]:
-    return [(site, sizes) for site in sites if (sizes := delta.sizes(site))]
-
-
-def _plan(
-    delta: Delta, chosen: Sequence[tuple[Site, int]], whole: Mapping[str, tuple[int, ...]]
-) -> Plan:
+    chosen = [pair for pair in zip(sites, sizes, strict=True) if pair[1]]
     if not chosen and not whole:
         raise InputError(f"{delta.name} applies to none of these sites, so nothing would be tuned")
     return Plan(

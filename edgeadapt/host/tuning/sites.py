@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -164,7 +164,7 @@ def _runs(module: nn.Module, example: Tensor) -> list[tuple[str, Kind, Any, int,
             shared.add(id(layer.weight))
             layers[path] = kind, layer
     hooks = {path: record(path, *layer) for path, layer in layers.items()}
-    with _hooked(module, hooks), torch.no_grad(), sums:
+    with hooked(module, hooks), torch.no_grad(), sums:
         module(example)
     return [(path, *layers[path], count, path in sums.ends) for path, count in macs.items()]
 
@@ -178,11 +178,10 @@ class _Sums(TorchFunctionMode):
         self.ends: set[str] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        both = args[:2] if func in _ADDS else ()
-        if len(both) == 2 and all(isinstance(side, Tensor) for side in both):
-            if both[0].shape == both[1].shape:
-                of_side = {id(out): path for out, path in self.outputs}
-                self.ends |= {of_side[id(side)] for side in both if id(side) in of_side}
+        both = [side for side in args[:2] if isinstance(side, Tensor)] if func in _ADDS else []
+        if len(both) == 2 and both[0].shape == both[1].shape:
+            of_side = {id(out): path for out, path in self.outputs}
+            self.ends |= {of_side[id(side)] for side in both if id(side) in of_side}
         return func(*args, **(kwargs or {}))
 
 
@@ -197,7 +196,8 @@ def _kind(layer: Any) -> Kind | None:
 
 
 @contextmanager
-def _hooked(module: nn.Module, hooks: dict[str, Any]) -> Iterator[None]:
+def hooked(module: nn.Module, hooks: Mapping[str, Any]) -> Iterator[None]:
+    """Forward hooks at these paths, for the length of the block."""
     handles = [
         module.get_submodule(path).register_forward_hook(hook) for path, hook in hooks.items()
     ]
@@ -221,4 +221,4 @@ def _blocks(paths: Sequence[str]) -> list[str]:
     return [path.rpartition(".")[0] for path in paths]
 
 
-__all__ = ["Kind", "Site", "matching", "sites_of"]
+__all__ = ["Kind", "Site", "hooked", "matching", "sites_of"]
