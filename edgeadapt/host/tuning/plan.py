@@ -69,11 +69,8 @@ def uniform_plan(
     Raises:
         InputError: the delta applies to no site.
     """
-    chosen = [
-        (site, max(one for one in sizes if one <= size)) for site, sizes in _open(delta, sites)
-    ]
-    kept = [(site, one) for site, one in chosen if one]
-    return _plan(delta, kept, whole)
+    sizes = [max((one for one in delta.sizes(site) if one <= size), default=0) for site in sites]
+    return planned(delta, sites, sizes, whole)
 
 
 def planned(
