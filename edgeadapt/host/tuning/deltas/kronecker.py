@@ -1,6 +1,6 @@
 """A change that is a sum of Kronecker products: ``W' = W + sum_k left_k (x) right_k``.
 
-Source: SoKA, arXiv 2506.15251, section 3. Differs: convolutions per group, as matrices; the
+Source: Chong and Qu (SoKA), arXiv 2506.15251. Differs: convolutions per group, as matrices; the
 factors' shapes are those nearest to the roots of m and n, the smaller factor of the rows with the
 larger of the columns, so that both have about as many numbers.
 """

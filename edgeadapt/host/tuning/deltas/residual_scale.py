@@ -1,9 +1,9 @@
 """Biases, norms and a scale per channel of every residual branch: ``W' = diag(1 + s) W``, ``b' = (1
 + s) (b + t)``.
 
-Source: Xie et al. (DiffFit), ICCV 2023, arXiv 2304.06648, section 3.3: ``x + gamma f(x)``, gamma
-from 1. Differs: gamma is folded into the layer that ends the branch; a branch that ends in a norm
-has it already; the projection beside a branch has one too; embeddings are left alone.
+Source: Xie et al. (DiffFit), ICCV 2023, arXiv 2304.06648: ``x + gamma f(x)``, gamma from 1.
+Differs: gamma is folded into the layer that ends the branch; a branch that ends in a norm has it
+already; the projection beside a branch has one too; embeddings are left alone.
 """
 
 from __future__ import annotations

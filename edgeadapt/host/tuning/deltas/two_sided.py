@@ -1,8 +1,8 @@
 """Low rank on inputs and outputs of a layer: ``W' = (I + B A) W + D C``, ``b' = (I + B A) b``.
 
-Source: Kim et al. (Hydra), arXiv 2309.06922, eq. 5 and 6. Differs: the branches have no biases;
-per group of a convolution; no more numbers than the matrix has; embeddings are left alone, since
-their outputs lie along the other axis.
+Source: Kim et al. (Hydra), arXiv 2309.06922: a branch beside the layer and one behind it. Differs:
+the branches have no biases; convolutions per group; a size that has as many numbers as the matrix
+itself is not offered; embeddings are left alone, since their outputs lie along the other axis.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Several deltas at once, whose changes add up: ``W' = W + sum_i (W'_i - W)``.
 
-Source: the hybrid family of Han et al., arXiv 2403.14608, and of Xin et al., arXiv 2402.02242; low
-rank with biases is one.
+Source: the hybrid family of Zhang et al., arXiv 2501.13787; low rank with biases is one.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """A start that is not zero: the Kronecker products that are nearest to the weight itself.
 
-Source: SoKA, arXiv 2506.15251, section 3: the largest terms of the weight's Kronecker SVD, as many
-as hold a share of its energy or as lie before the elbow of the spectrum; the rearrangement is that
-of Van Loan and Pitsianis, 1993, after which a product is a matrix of rank 1. A plain reshape of
-the weight to (m1 n1, m2 n2) is no Kronecker SVD. Differs: the weight stays as it is and the first
-sum is taken away in the merge; the elbow is the value farthest below the line from the first
-to the last one.
+Source: Chong and Qu (SoKA), arXiv 2506.15251: the largest terms of the weight's Kronecker SVD, as
+many as hold a share of its energy or as lie before the elbow of the spectrum. The rearrangement,
+after which a Kronecker product is a matrix of rank 1, is that of Van Loan and Pitsianis, 1993; a
+plain reshape to (m1 n1, m2 n2) does not have this property. Differs: the weight stays as it is and
+the first sum is taken away in the merge; the elbow is the value farthest below the line from the
+first to the last one.
 """
 
 from __future__ import annotations
