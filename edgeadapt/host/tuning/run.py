@@ -182,7 +182,8 @@ def tune(
         for name, value in inner.named_parameters()
         if name.rpartition(".")[0] == classifier
     }
-    statistics = _statistics(base, data, inside, settings)
+    applied = [site for site in inside if settings.delta.sizes(site)]
+    statistics = _statistics(base, data, applied, settings)
     if settings.budget is None:
         plan = uniform_plan(settings.delta, inside, settings.size, whole)
     else:
