@@ -78,6 +78,8 @@ def singular(statistics: Statistics, wants: frozenset[str], sites: tuple[Site, .
 
 def _run(start: Any, delta: Any) -> None:
     check_wants(start)
+    if start.delta != delta.name:
+        raise AssertionError(f"delta: it is for {start.delta}, not for {delta.name}")
     toy = Toy.made()
     sites = matrices(delta, toy)
     statistics = toy.statistics(start.wants, sites)

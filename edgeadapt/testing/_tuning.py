@@ -48,7 +48,7 @@ def check_start(start: Start, delta: Delta) -> None:
 
     Args:
         start: see ``edgeadapt.host.tuning.contracts.Start``.
-        delta: that it is for.
+        delta: that it is for, by ``start.delta``.
 
     Raises:
         AssertionError: names the start and the property that does not hold.
