@@ -175,8 +175,8 @@ def _positive(first: float, bits: int) -> list[float] | None:
 def _check_length(kind: Codec, data: bytes, shape: tuple[int, ...]) -> None:
     if len(data) != kind.nbytes(shape):
         raise InputError(
-            f"{len(data)} bytes for a tensor {shape}, which has {kind.nbytes(shape)}: damaged, or of"
-            " another codec"
+            f"{len(data)} bytes for a tensor {shape}, which has {kind.nbytes(shape)}: damaged, or"
+            " of another codec"
         )
 
 
