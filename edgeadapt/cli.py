@@ -112,6 +112,10 @@ COMMANDS = {
         " (host extra)",
     ),
     "train": ("export:train", "train the encoder of a recipe (host extra)"),
+    "tune": (
+        "tune:tune",
+        "train a few numbers inside the pretrained encoder of a recipe (host extra)",
+    ),
     "compile": (
         "compile:compile_file",
         "a learning step in a Python file becomes a checked graph (host extra)",

@@ -52,28 +52,28 @@ def train(args: argparse.Namespace) -> int:
     from edgeadapt.host.recipe import load_recipe
     from edgeadapt.host.training.parallel import is_first_process
 
-    recipe = _with_data(load_recipe(args.recipe), args.data)
-    _find_own_modules(args.recipe)
+    recipe = with_data(load_recipe(args.recipe), args.data)
+    find_own_modules(args.recipe)
     if recipe.encoder.file:
         raise InputError(
             f"{args.recipe}: encoder.file is a finished encoder; there is nothing to train"
         )
     out = args.out or args.recipe.with_suffix(".safetensors")
-    _require_folder(out)
+    require_folder(out)
     fit, calibration, validation = split_data(recipe)
     if is_first_process():
-        _say_groups(fit, calibration, _say)
+        say_groups(fit, calibration, say_line)
     network, accuracy = train_network(
         recipe,
         fit,
         validation,
-        _say,
+        say_line,
         checkpoint=out.with_suffix(".checkpoint.safetensors"),
         resume=args.resume,
         log=args.log,
     )
     if is_first_process():
-        _write_weights(network, out)
+        write_weights(network, out)
         print(f"wrote {out}: validation accuracy {accuracy:.2%}")
     return 0
 
@@ -117,17 +117,17 @@ def export(args: argparse.Namespace) -> int:
             " the recipe"
         )
     key = args.key.read_bytes() if args.key else None
-    recipe = _with_data(load_recipe(args.recipe), args.data)
-    _find_own_modules(args.recipe)
+    recipe = with_data(load_recipe(args.recipe), args.data)
+    find_own_modules(args.recipe)
     if args.state_kib is not None:
         recipe = msgspec.structs.replace(
             recipe, export=msgspec.structs.replace(recipe.export, state_kib=args.state_kib)
         )
-    _require_folder(args.out)
+    require_folder(args.out)
     bundle = export_recipe(
         recipe,
         args.out,
-        say=_say,
+        say=say_line,
         private_key=key,
         recipe_sha256=hashlib.sha256(args.recipe.read_bytes()).hexdigest(),
     )
@@ -158,16 +158,48 @@ def export_recipe(
     Returns:
         The bundle.
     """
-    from edgeadapt.host import export as export_bundle
     from edgeadapt.host.encoders.named_networks import headless
 
     fit, calibration, validation = split_data(recipe)
-    _say_groups(fit, calibration, say)
-    encoder = finished_encoder(recipe, fit)
+    say_groups(fit, calibration, say)
+    if recipe.tune is not None:
+        from edgeadapt.commands.tune import tune_network
+
+        encoder: Any = headless(tune_network(recipe, fit, validation, say).network)
+    else:
+        encoder = finished_encoder(recipe, fit)
     if isinstance(encoder, str) and fit.x.dtype == "uint8":
         _say_plain_pixels(Path(encoder), say)
     if encoder is None:
         encoder = headless(train_network(recipe, fit, validation, say)[0])
+    return export_encoder(
+        recipe,
+        encoder,
+        calibration,
+        out,
+        say=say,
+        private_key=private_key,
+        recipe_sha256=recipe_sha256,
+    )
+
+
+def export_encoder(
+    recipe: Recipe,
+    encoder: Any,
+    calibration: Labelled,
+    out: Path,
+    *,
+    say: Callable[[str], None],
+    private_key: bytes | None = None,
+    recipe_sha256: str = "",
+) -> Any:
+    """Export an encoder with the settings of a recipe.
+
+    Returns:
+        The bundle.
+    """
+    from edgeadapt.host import export as export_bundle
+
     chosen = recipe.export
     settings: dict[str, Any] = {
         **{
@@ -235,7 +267,7 @@ def split_data(recipe: Recipe) -> tuple[Labelled, Labelled, Labelled]:
     return fit, calibration, validation.only(known)
 
 
-def _say_groups(fit: Labelled, calibration: Labelled, say: Callable[[str], None]) -> None:
+def say_groups(fit: Labelled, calibration: Labelled, say: Callable[[str], None]) -> None:
     """Groups are taken wherever they are there: it must not go unseen."""
     if fit.groups is not None and calibration.groups is not None:
         trained, calibrating = len(set(fit.groups.tolist())), len(set(calibration.groups.tolist()))
@@ -253,7 +285,7 @@ def train_network(
     """
     from edgeadapt.host.training.train import train as fit_network
 
-    network = _network(recipe, fit, recipe.encoder.pretrained)
+    network = built_network(recipe, fit, recipe.encoder.pretrained)
     result = fit_network(
         network,
         fit,
@@ -287,13 +319,25 @@ def finished_encoder(recipe: Recipe, fit: Labelled) -> Any:
         )
     if not given.weights:
         return None
+    return headless(weighted_network(recipe, fit))
+
+
+def weighted_network(recipe: Recipe, fit: Labelled) -> Any:
+    """The recipe's network with the weights of ``encoder.weights``, classifier and all.
+
+    Raises:
+        InputError: they are those of another network, or of other classes.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from edgeadapt.host.encoders.named_networks import HAVE_WEIGHTS, source_of
     from edgeadapt.host.encoders.networks import Normalised
 
+    given = recipe.encoder
+    has_weights = source_of(given.network) in HAVE_WEIGHTS
     channels = 3 if given.pretrained or has_weights else fit.channels
-    network = Normalised(_network(recipe, fit, ""), [0.0] * channels, [1.0] * channels)
+    network = Normalised(built_network(recipe, fit, ""), [0.0] * channels, [1.0] * channels)
     try:
         network.load_state_dict(load_file(given.weights))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -301,10 +345,10 @@ def finished_encoder(recipe: Recipe, fit: Labelled) -> Any:
             f"{given.weights}: not the weights of {given.network} for {len(fit.classes)} classes:"
             f" {str(error).splitlines()[0]}"
         ) from error
-    return headless(network.eval())
+    return network.eval()
 
 
-def _network(recipe: Recipe, fit: Labelled, pretrained: str) -> Any:
+def built_network(recipe: Recipe, fit: Labelled, pretrained: str) -> Any:
     """The recipe's network with a classifier for these classes: with these trained weights, or
     random ones.
     """
@@ -347,7 +391,7 @@ def _exported_program(file: str) -> Any:
         ) from error
 
 
-def _write_weights(network: Any, out: Path) -> None:
+def write_weights(network: Any, out: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(
@@ -356,7 +400,7 @@ def _write_weights(network: Any, out: Path) -> None:
     out.with_suffix(".checkpoint.safetensors").unlink(missing_ok=True)
 
 
-def _with_data(recipe: Recipe, path: Path | None) -> Recipe:
+def with_data(recipe: Recipe, path: Path | None) -> Recipe:
     if path is None:
         return recipe
     if ":" in recipe.data.kind and not recipe.data.kind.startswith("torchvision:"):
@@ -369,7 +413,7 @@ def _with_data(recipe: Recipe, path: Path | None) -> Recipe:
     )
 
 
-def _find_own_modules(recipe: Path) -> None:
+def find_own_modules(recipe: Path) -> None:
     """A ``module:factory`` may lie beside its recipe. The folder is looked at last, so that it
     hides nothing that is installed.
     """
@@ -378,11 +422,11 @@ def _find_own_modules(recipe: Path) -> None:
         sys.path.append(folder)
 
 
-def _require_folder(out: Path) -> None:
+def require_folder(out: Path) -> None:
     """Minutes of training must not end in a missing folder."""
     if not out.absolute().parent.is_dir():
         raise InputError(f"{out}: cannot be written: no folder {out.absolute().parent}")
 
 
-def _say(line: str) -> None:
+def say_line(line: str) -> None:
     print(line, flush=True)
