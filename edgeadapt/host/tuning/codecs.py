@@ -131,6 +131,9 @@ CODECS: dict[str, Codec] = {
     "1bit": Codes("1bit", 1),
 }
 
+WHOLE_CODEC = "float16"
+"""Of parameters that are trained whole: a classifier's."""
+
 
 def codec(name: str) -> Codec:
     """The codec of this name.
@@ -180,4 +183,4 @@ def _check_length(kind: Codec, data: bytes, shape: tuple[int, ...]) -> None:
         )
 
 
-__all__ = ["CODECS", "Codec", "Codes", "Floats", "codebook", "codec"]
+__all__ = ["CODECS", "WHOLE_CODEC", "Codec", "Codes", "Floats", "codebook", "codec"]

@@ -13,7 +13,7 @@ import datetime
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -28,19 +28,20 @@ from edgeadapt.bundle._container import CARD, MANIFEST, SIGNATURE
 from edgeadapt.bundle.schema import Member
 from edgeadapt.bundle.signature import check_signature, encode_signature, sign
 from edgeadapt.errors import BundleError, InputError
+from edgeadapt.host.tuning.codecs import WHOLE_CODEC
 from edgeadapt.host.tuning.delta_manifest import (
     DeltaManifest,
     decode_manifest,
     encode_manifest,
     row_of,
 )
-from edgeadapt.host.tuning.registry import options_of
 from edgeadapt.paths import check_path
 
 if TYPE_CHECKING:
     from torch import nn
 
     from edgeadapt.host.tuning.plan import Plan
+    from edgeadapt.host.tuning.run import Tuned
 
 VALUES = "weights/values.safetensors"
 
@@ -70,7 +71,7 @@ class About:
     created: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
     codec: str = "float16"
-    whole_codec: str = "float16"
+    whole_codec: str = WHOLE_CODEC
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +156,26 @@ def write_delta(
     return written
 
 
+def write_tuned(
+    path: str | Path, name: str, tuned: Tuned, *, private_key: bytes | None = None
+) -> DeltaFile:
+    """As :func:`write_delta`, of what ``edgeadapt.host.tuning.run.tune`` returned. The base is
+    ``tuned.base.network``, which takes inputs behind the normalisation.
+    """
+    settings = tuned.settings
+    about = About(
+        name,
+        start=settings.start.name if settings.start else "",
+        score=settings.score.name if settings.score else "",
+        classes=tuned.classes,
+        seed=settings.seed,
+        figures=tuned.report.asdict(),
+        codec=settings.codec,
+    )
+    base = tuned.base.network
+    return write_delta(path, base, tuned.plan, tuned.trained, about, private_key=private_key)
+
+
 def read_delta(
     path: str | Path,
     *,
@@ -189,8 +210,8 @@ def plan_of(network: nn.Module, file: DeltaFile) -> Plan:
     Raises:
         BundleError: the network is not the base, or the delta is none of this version's.
     """
+    from edgeadapt.host.tuning.members import DELTAS, member
     from edgeadapt.host.tuning.plan import Plan
-    from edgeadapt.host.tuning.registry import made
     from edgeadapt.host.tuning.sites import site_at
 
     manifest, parameters = file.manifest, dict(network.named_parameters())
@@ -209,8 +230,11 @@ def plan_of(network: nn.Module, file: DeltaFile) -> Plan:
                 f"{MANIFEST}: of the base {manifest.base[:16]}, this network is {mark[:16]}"
             )
         try:
-            delta = made("delta", manifest.delta, manifest.options)
-            sites = tuple(site_at(network, path) for path in manifest.sites)
+            delta = member(DELTAS, "delta", manifest.delta, manifest.options)
+            sites = tuple(
+                replace(site_at(network, path), ends_branch=path in manifest.branch_ends)
+                for path in manifest.sites
+            )
         except InputError as error:
             raise BundleError(f"{MANIFEST}: {error}") from None
         plan = Plan(delta, sites, tuple(manifest.sizes.values()), dict(manifest.whole))
@@ -264,6 +288,8 @@ def _on_cpu(value: Any) -> Any:
 
 def _manifest(base: nn.Module, plan: Plan, arrays: Arrays, about: About) -> DeltaManifest:
     """Without members."""
+    from edgeadapt.host.tuning.members import options_of
+
     missing = [name for name in plan.shapes if name not in arrays]
     if missing:
         raise InputError(f"the plan trains {missing[0]}, which has no value")
@@ -285,12 +311,11 @@ def _manifest(base: nn.Module, plan: Plan, arrays: Arrays, about: About) -> Delt
     constants = tuple(dict.fromkeys(name for names in kept.values() for name in names))
     if set(values) & set(constants):
         raise InputError(f"{min(set(values) & set(constants))} is trained at some sites only")
-    name, options = options_of(plan.delta)
     return DeltaManifest(
         name=about.name,
         base=fingerprint(base, plan.whole),
-        delta=name,
-        options=options,
+        delta=plan.delta.name,
+        options=options_of(plan.delta),
         start=about.start,
         score=about.score,
         values=values,
@@ -298,6 +323,7 @@ def _manifest(base: nn.Module, plan: Plan, arrays: Arrays, about: About) -> Delt
         sites={
             site.path: row_of(
                 size,
+                site.ends_branch,
                 ({**trained[site.path], **kept[site.path]}.get(n) for n in (*values, *constants)),
             )
             for site, size in zip(plan.sites, plan.sizes, strict=True)
@@ -384,4 +410,5 @@ __all__ = [
     "plan_of",
     "read_delta",
     "write_delta",
+    "write_tuned",
 ]

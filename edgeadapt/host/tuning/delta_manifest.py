@@ -18,9 +18,10 @@ FORMAT = 1
 Shape = Annotated[tuple[Positive, ...], Meta(max_length=8)]
 Text = Annotated[str, Meta(min_length=1, max_length=256)]
 _NUMBER = "[1-9][0-9]{0,9}"
-Row = Annotated[str, Meta(pattern=f"^{_NUMBER}( ([-.]|{_NUMBER}(x{_NUMBER}){{0,7}}))*$")]
-"""A site's size and the shape of each of its values, ``"4 1x4x96 1x24x4"``; ``.`` for a single
-number, ``-`` where the site has no such value. JSON arrays of it would be half as long again.
+Row = Annotated[str, Meta(pattern=f"^{_NUMBER}[+]?( ([-.]|{_NUMBER}(x{_NUMBER}){{0,7}}))*$")]
+"""A site's size, with a ``+`` if it ends a residual branch, and the shape of each of its values:
+``"4 1x4x96 1x24x4"``; ``.`` for a single number, ``-`` where the site has no such value. JSON
+arrays of it would be half as long again.
 """
 
 
@@ -48,7 +49,12 @@ class DeltaManifest(Strict, frozen=True, kw_only=True):
     @property
     def sizes(self) -> dict[str, int]:
         """Of every site."""
-        return {path: int(row.partition(" ")[0]) for path, row in self.sites.items()}
+        return {path: int(row.split(" ")[0].rstrip("+")) for path, row in self.sites.items()}
+
+    @property
+    def branch_ends(self) -> set[str]:
+        """Sites that end a residual branch, which only a run of the network shows."""
+        return {path for path, row in self.sites.items() if "+" in row}
 
     def tensors(self) -> Iterator[tuple[str, Shape, Codec]]:
         """Name, shape and codec of every tensor, in the order in which they are stored."""
@@ -97,11 +103,10 @@ def decode_manifest(data: bytes) -> DeltaManifest:
     return manifest
 
 
-def row_of(size: int, shapes: Iterable[tuple[int, ...] | None]) -> str:
+def row_of(size: int, ends_branch: bool, shapes: Iterable[tuple[int, ...] | None]) -> str:
     """What a manifest has of one site."""
-    return " ".join(
-        [str(size), *("-" if one is None else "x".join(map(str, one)) or "." for one in shapes)]
-    )
+    words = ("-" if one is None else "x".join(map(str, one)) or "." for one in shapes)
+    return " ".join([f"{size}{'+' if ends_branch else ''}", *words])
 
 
 __all__ = [

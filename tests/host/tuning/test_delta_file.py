@@ -18,11 +18,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from toy_training import stripes
 
 from edgeadapt.bundle._container import SIGNATURE, pack, read_directory
 from edgeadapt.bundle.signature import encode_signature, generate_key, key_id, sign
 from edgeadapt.errors import BundleError, InputError
-from edgeadapt.host.tuning import registry
+from edgeadapt.host.encoders.networks import SmallResidual
 from edgeadapt.host.tuning.codecs import CODECS, codec
 from edgeadapt.host.tuning.contracts import Delta
 from edgeadapt.host.tuning.delta_file import (
@@ -34,13 +35,18 @@ from edgeadapt.host.tuning.delta_file import (
     plan_of,
     read_delta,
     write_delta,
+    write_tuned,
 )
 from edgeadapt.host.tuning.delta_manifest import DeltaManifest
 from edgeadapt.host.tuning.deltas.low_rank import LowRank
+from edgeadapt.host.tuning.deltas.residual_scale import ResidualScale
 from edgeadapt.host.tuning.deltas.scale_shift import ScaleShift
+from edgeadapt.host.tuning.deltas.union import Union
 from edgeadapt.host.tuning.deltas.whole import Bias, Full, Head
+from edgeadapt.host.tuning.members import DELTAS
 from edgeadapt.host.tuning.network import TunedNetwork
 from edgeadapt.host.tuning.plan import Plan, key_of, uniform_plan
+from edgeadapt.host.tuning.run import TuneSettings, tune
 from edgeadapt.host.tuning.sites import Site, site_at, sites_of
 
 ABOUT = About(
@@ -53,7 +59,7 @@ ABOUT = About(
     figures={"accuracy": 0.875, "numbers": 123},
 )
 MANIFEST, CARD = "manifest.json", "card.json"
-DELTAS = [LowRank(scale=2.0, by_rank=True), ScaleShift(), Bias(), Full(), Head()]
+TRIED = [LowRank(scale=2.0, by_rank=True), ScaleShift(), Bias(), Full(), Head()]
 
 
 class Network(nn.Module):
@@ -100,7 +106,7 @@ def written(tmp_path: Path, base: Network) -> DeltaFile:
     return write_delta(tmp_path / "a.delta", base, *tuned(LowRank(), base), ABOUT)
 
 
-def members_of(data: bytes) -> dict[str, bytes]:
+def parts_of(data: bytes) -> dict[str, bytes]:
     found = read_directory(BytesIO(data), len(data))
     return {name: data[e.offset : e.offset + e.size] for name, e in found.items()}
 
@@ -128,7 +134,7 @@ def refused(path: Path, why: str, **options: object) -> None:
 
 # -- what comes back -------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", CODECS)
-@pytest.mark.parametrize("delta", DELTAS, ids=lambda one: one.name)
+@pytest.mark.parametrize("delta", TRIED, ids=lambda one: one.name)
 def test_numbers_come_back_as_their_codec_gives_them_and_apply(
     tmp_path: Path, base: Network, delta: Delta, name: str
 ) -> None:
@@ -217,10 +223,41 @@ class OneNumber:
         return {site.weight: w[site.weight] * (p["all"] * each)}
 
 
+class Residual(nn.Module):
+    """A branch that ends in a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.inner = nn.Conv2d(4, 4, 3, padding=1)
+        self.last = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x)
+        out: Tensor = z + self.last(self.inner(z).relu())
+        return out
+
+
+def test_what_only_a_run_shows_of_a_site_is_in_the_file(tmp_path: Path) -> None:
+    base = Residual().eval()
+    sites = sites_of(base, torch.zeros(1, 2, 8, 8))
+    plan = uniform_plan(Union((ResidualScale(), LowRank())), sites, 2, {})
+    values = {name: torch.randn(shape) / 8 for name, shape in plan.shapes.items()}
+    file = read_delta(write_delta(tmp_path / "a.delta", base, plan, values, ABOUT).path)
+    assert file.manifest.branch_ends == {"first", "last"}
+    assert file.manifest.sites["inner"].startswith("2 - 4 ")
+    assert file.manifest.sites["last"].startswith("1+ 4 4 ")
+    assert plan_of(base, file).shapes == plan.shapes
+    assert plan_of(base, file).delta == plan.delta
+    stored = {key: torch.tensor(value) for key, value in file.values.items()}
+    x = torch.randn(2, 2, 8, 8)
+    assert torch.equal(apply_delta(base, file)(x), TunedNetwork(base, plan, stored).eval()(x))
+
+
 def test_single_numbers_and_sites_that_lack_a_value(
     tmp_path: Path, base: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(registry.BASELINES, ("delta", "one_number"), f"{__name__}:OneNumber")
+    monkeypatch.setitem(DELTAS, "one_number", OneNumber)
     delta: Delta = OneNumber()  # type: ignore[assignment]
     file = write_delta(tmp_path / "a.delta", base, *tuned(delta, base), ABOUT)
     assert file.manifest.sites == {
@@ -245,14 +282,14 @@ def test_any_size_comes_back_and_takes_the_bytes_that_it_says(
     assert file.manifest.sizes == {s.path: n for s, n in zip(plan.sites, plan.sizes, strict=True)}
     want = {key: codec(name).nbytes(tuple(value.shape)) for key, value in values.items()}
     assert file.manifest.nbytes() == sum(want.values())
-    data = members_of(path.read_bytes())[VALUES]
+    data = parts_of(path.read_bytes())[VALUES]
     assert len(data) == file.manifest.nbytes() + 8 + int.from_bytes(data[:8], "little")
 
 
 def test_the_values_are_a_safetensors_file(written: DeltaFile) -> None:
     from safetensors.numpy import load
 
-    (blob,) = load(members_of(written.path.read_bytes())[VALUES]).values()
+    (blob,) = load(parts_of(written.path.read_bytes())[VALUES]).values()
     assert blob.dtype == np.uint8 and blob.shape == (written.manifest.nbytes(),)
 
 
@@ -300,6 +337,21 @@ def test_reading_needs_no_torch(written: DeltaFile) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.parametrize("name", ["float16", "1bit"])
+def test_a_run_leaves_the_network_that_it_reported(tmp_path: Path, name: str) -> None:
+    settings = TuneSettings(LowRank(), codec=name, epochs=1, seed=3)
+    torch.manual_seed(0)
+    run = tune(SmallResidual(2), stripes(32), stripes(32, 1), settings, progress=lambda _: None)
+    file = read_delta(write_tuned(tmp_path / "a.delta", "stripes", run).path)
+    assert {key: value.tolist() for key, value in file.values.items()} == {
+        key: value.tolist() for key, value in run.values.items()
+    }
+    x = torch.randn(3, 1, 12, 12)
+    assert torch.equal(apply_delta(run.base.network, file)(x), run.network.network(x))
+    assert (file.manifest.seed, file.manifest.classes) == (3, ("horizontal", "vertical"))
+    assert file.figures["accuracy"] == run.report.accuracy
+
+
 # -- damage ----------------------------------------------------------------------------------------
 def test_every_truncation_is_refused(written: DeltaFile, tmp_path: Path) -> None:
     data, path = written.path.read_bytes(), tmp_path / "cut.delta"
@@ -322,7 +374,7 @@ def test_a_byte_flipped_in_a_member_with_the_right_sum_is_refused(
     key, public = generate_key()
     plan, values = tuned(LowRank(), base)
     signed = write_delta(tmp_path / "a.delta", base, plan, values, ABOUT, private_key=key)
-    members = members_of(signed.path.read_bytes())
+    members = parts_of(signed.path.read_bytes())
     for at in range(0, len(members[member]), 5):
         flipped = bytearray(members[member])
         flipped[at] ^= 1
@@ -349,8 +401,8 @@ def test_a_member_of_another_delta_is_refused(
 ) -> None:
     about = replace(ABOUT, figures={"accuracy": 0.999, "numbers": 124})
     other = write_delta(tmp_path / "o.delta", base, *tuned(LowRank(), base, seed=1), about)
-    members = members_of(written.path.read_bytes())
-    theirs = members_of(other.path.read_bytes())
+    members = parts_of(written.path.read_bytes())
+    theirs = parts_of(other.path.read_bytes())
     assert len(theirs[member]) == len(members[member])
     path = forge(tmp_path / "b.delta", {**members, member: theirs[member]})
     refused(path, f"{member}: its sha256 is not that of the manifest; it was edited")
@@ -359,7 +411,7 @@ def test_a_member_of_another_delta_is_refused(
 def test_members_that_are_missing_added_or_in_another_order_are_refused(
     written: DeltaFile, tmp_path: Path
 ) -> None:
-    members, path = members_of(written.path.read_bytes()), tmp_path / "b.delta"
+    members, path = parts_of(written.path.read_bytes()), tmp_path / "b.delta"
     for gone in (VALUES, CARD):
         forge(path, {name: data for name, data in members.items() if name != gone})
         refused(path, f"{gone}: absent")
@@ -378,7 +430,7 @@ def test_members_that_are_missing_added_or_in_another_order_are_refused(
     ],
 )
 def test_a_path_is_refused(written: DeltaFile, tmp_path: Path, name: str, why: str) -> None:
-    members = members_of(written.path.read_bytes())
+    members = parts_of(written.path.read_bytes())
     path = tmp_path / "b.delta"
     with pytest.raises(BundleError, match=why):
         read_delta(forge(path, {MANIFEST: members[MANIFEST], name: b"x"}))
@@ -402,14 +454,14 @@ def test_a_path_is_refused(written: DeltaFile, tmp_path: Path, name: str, why: s
 def test_a_manifest_that_makes_no_sense_is_refused(
     written: DeltaFile, tmp_path: Path, changes: dict[str, object], why: str
 ) -> None:
-    members = relisted(members_of(written.path.read_bytes()), **changes)
+    members = relisted(parts_of(written.path.read_bytes()), **changes)
     refused(forge(tmp_path / "b.delta", members), f"{MANIFEST}: {why}")
 
 
 def test_numbers_of_another_amount_or_that_no_codec_writes_are_refused(
     written: DeltaFile, tmp_path: Path
 ) -> None:
-    members, path = members_of(written.path.read_bytes()), tmp_path / "b.delta"
+    members, path = parts_of(written.path.read_bytes()), tmp_path / "b.delta"
     fewer = relisted(members, sites={"first": "2 1x2x18 1x8x2"})
     refused(forge(path, fewer), f"{VALUES}: not one tensor of the 182 bytes")
     longer = relisted({**members, VALUES: members[VALUES] + b"\0"})
@@ -436,7 +488,7 @@ def test_signatures(tmp_path: Path, base: Network, written: DeltaFile) -> None:
     refused(path, f"{SIGNATURE}: signed by the unknown key {key_id(public)}", trust=other)
     refused(written.path, f"{SIGNATURE}: absent; an unsigned delta is refused here", trust=public)
     refused(written.path, f"{SIGNATURE}: absent; an unsigned delta", require_signature=True)
-    members = members_of(path.read_bytes())
+    members = parts_of(path.read_bytes())
     edited = relisted(members, name="other")
     refused(forge(tmp_path / "b.delta", edited), f"{SIGNATURE}: the signature of key")
     resigned = {**edited, SIGNATURE: encode_signature(sign(edited[MANIFEST], other_key))}
@@ -515,8 +567,8 @@ def test_any_classifier_may_stand_in_the_base(written: DeltaFile, base: Network)
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"delta": "unheard_of"}, "no delta 'unheard_of'; there are "),
-        ({"options": {"colour": 1}}, "delta low_rank has no setting 'colour'"),
+        ({"delta": "unheard_of"}, "delta = 'unheard_of'; allowed: "),
+        ({"options": {"colour": 1}}, "delta 'low_rank' has no option 'colour'"),
         ({"options": {"scale": -1.0}}, "low_rank has a scale above 0, got -1.0"),
         ({"sites": {"gone": "2 1x2x18 1x8x2", "x": "2 2x2x36 2x6x2"}}, "has no module 'gone'"),
         ({"sites": {"": "2 1x2x18 1x8x2", "x": "2 2x2x36 2x6x2"}}, "'' is Network, which has no"),
@@ -529,7 +581,7 @@ def test_any_classifier_may_stand_in_the_base(written: DeltaFile, base: Network)
 def test_what_does_not_fit_the_network_is_refused(
     written: DeltaFile, base: Network, tmp_path: Path, changes: dict[str, object], why: str
 ) -> None:
-    members = relisted(members_of(written.path.read_bytes()), **changes)
+    members = relisted(parts_of(written.path.read_bytes()), **changes)
     file = read_delta(forge(tmp_path / "b.delta", members))
     with pytest.raises(BundleError, match=f"^b.delta: {MANIFEST}: .*{why}"):
         apply_delta(base, file)
