@@ -57,10 +57,11 @@ class Delta(Protocol):
 class Start(Protocol):
     """Other first values for a delta, from what passes through the site.
 
-    ``wants`` names the statistics that it reads.
+    ``delta`` names the one it is for, ``wants`` the statistics that it reads.
     """
 
     name: ClassVar[str]
+    delta: ClassVar[str]
     wants: ClassVar[frozenset[str]]
 
     def __call__(

@@ -26,8 +26,8 @@ def member(kinds: Mapping[str, Any], key: str, name: str, options: Mapping[str, 
     Args:
         kinds: one of the three tables.
         key: of the recipe, for messages, such as ``"tune.method"``.
-        options: fields of its dataclass. A setting that is a member itself is ``{"name": ...,
-            "options": {...}}``, and a list becomes a tuple.
+        options: fields of its dataclass. The parts of a union are names, or ``{"name": ...,
+            "options": {...}}``.
 
     Raises:
         InputError: no such name or setting, or a value that it refuses; the message has those that
@@ -42,17 +42,17 @@ def member(kinds: Mapping[str, Any], key: str, name: str, options: Mapping[str, 
         allowed = ", ".join(known) or "none"
         raise InputError(f"{key} {name!r} has no option {unknown[0]!r}; allowed: {allowed}")
 
-    def made(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return tuple(map(made, value))
-        if isinstance(value, Mapping) and "name" in value:
-            return member(kinds, f"{key} {name}", value["name"], value.get("options", {}))
-        return value
-
     try:
-        return kind(**{option: made(value) for option, value in options.items()})
-    except (TypeError, AttributeError) as error:  # a value of another type
+        if "parts" in options:
+            parts = [_named(part) for part in options["parts"]]
+            return kind(tuple(member(kinds, f"{key}.parts", *part) for part in parts))
+        return kind(**options)
+    except (TypeError, KeyError, AttributeError) as error:  # a value of another type
         raise InputError(f"{key} {name!r}: {error}") from None
+
+
+def _named(part: Any) -> tuple[str, Mapping[str, Any]]:
+    return (part["name"], part["options"]) if isinstance(part, Mapping) else (part, {})
 
 
 def options_of(method: Any) -> dict[str, Any]:

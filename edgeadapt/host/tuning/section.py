@@ -30,13 +30,19 @@ def tune_settings(recipe: Recipe) -> TuneSettings:
             f"tune.allocate = {given.allocate!r} shares a budget, and there is none; give"
             " tune.budget, or leave it out"
         )
+    start = None
+    if given.start:
+        start = member(STARTS, "tune.start", given.start, given.start_options)
+        if start.delta != given.method:
+            raise InputError(
+                f"tune.start = {given.start!r} is one for tune.method = {start.delta!r}, not"
+                f" {given.method!r}"
+            )
     return TuneSettings(
         delta=member(DELTAS, "tune.method", given.method, given.options),
         size=given.size,
         sites=given.sites,
-        start=member(STARTS, "tune.start", given.start, given.start_options)
-        if given.start
-        else None,
+        start=start,
         budget=budgets[0] if budgets else None,
         score=member(SCORES, "tune.allocate", given.allocate, {}) if by_score else None,
         codec=given.codec,

@@ -33,6 +33,7 @@ class ContextOriented:
     """
 
     name: ClassVar[str] = "context_oriented"
+    delta: ClassVar[str] = "low_rank"
     wants: ClassVar[frozenset[str]] = frozenset({"second_moment"})
     part: Literal["keep", "learn"] = "keep"
 

@@ -23,6 +23,7 @@ class ExplainedVariance:
     """For ``low_rank``: orthonormal rows of ``down``, ``up`` zero."""
 
     name: ClassVar[str] = "explained_variance"
+    delta: ClassVar[str] = "low_rank"
     wants: ClassVar[frozenset[str]] = frozenset({"second_moment"})
 
     def __call__(

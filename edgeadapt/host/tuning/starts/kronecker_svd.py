@@ -36,6 +36,7 @@ class KroneckerSVD:
     """
 
     name: ClassVar[str] = "kronecker_svd"
+    delta: ClassVar[str] = "kronecker"
     wants: ClassVar[frozenset[str]] = frozenset()
     by: By = "size"
     energy: float = 0.9
