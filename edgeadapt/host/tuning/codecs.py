@@ -131,6 +131,9 @@ CODECS: dict[str, Codec] = {
     "1bit": Codes("1bit", 1),
 }
 
+WHOLE_CODEC = "float16"
+"""Of parameters that are trained whole: a classifier's."""
+
 
 def codec(name: str) -> Codec:
     """The codec of this name.
@@ -175,9 +178,9 @@ def _positive(first: float, bits: int) -> list[float] | None:
 def _check_length(kind: Codec, data: bytes, shape: tuple[int, ...]) -> None:
     if len(data) != kind.nbytes(shape):
         raise InputError(
-            f"{len(data)} bytes for a tensor {shape}, which has {kind.nbytes(shape)}: damaged, or of"
-            " another codec"
+            f"{len(data)} bytes for a tensor {shape}, which has {kind.nbytes(shape)}: damaged, or"
+            " of another codec"
         )
 
 
-__all__ = ["CODECS", "Codec", "Codes", "Floats", "codebook", "codec"]
+__all__ = ["CODECS", "WHOLE_CODEC", "Codec", "Codes", "Floats", "codebook", "codec"]

@@ -1,54 +1,37 @@
-"""Deltas, starts and scores by the names that recipes use."""
+"""Deltas, starts and scores by the names that recipes and files use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
+from importlib import import_module
 from typing import Any
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.tuning.deltas.kronecker import Kronecker
-from edgeadapt.host.tuning.deltas.low_rank import LowRank
-from edgeadapt.host.tuning.deltas.residual_scale import ResidualScale
-from edgeadapt.host.tuning.deltas.scale_shift import ScaleShift
-from edgeadapt.host.tuning.deltas.two_sided import TwoSided
-from edgeadapt.host.tuning.deltas.union import Union
-from edgeadapt.host.tuning.deltas.whole import Bias, Full, Head
-from edgeadapt.host.tuning.scores.explained_variance import ExplainedVariance as ByVariance
-from edgeadapt.host.tuning.scores.squared_gradient import SquaredGradient
-from edgeadapt.host.tuning.starts.context_oriented import ContextOriented
-from edgeadapt.host.tuning.starts.explained_variance import ExplainedVariance
-from edgeadapt.host.tuning.starts.kronecker_svd import KroneckerSVD
+from edgeadapt.host.tuning.registry import Role, makes
 
-DELTAS: dict[str, Any] = {
-    kind.name: kind
-    for kind in (
-        Head,
-        Full,
-        Bias,
-        ScaleShift,
-        ResidualScale,
-        LowRank,
-        TwoSided,
-        Kronecker,
-        Union,
-    )
-}
-STARTS: dict[str, Any] = {
-    kind.name: kind for kind in (ExplainedVariance, ContextOriented, KroneckerSVD)
-}
-SCORES: dict[str, Any] = {kind.name: kind for kind in (SquaredGradient, ByVariance)}
+
+def _kinds(role: Role) -> dict[str, Any]:
+    made = (make.partition(":") for make in makes(role).values())
+    kinds = (getattr(import_module(module), name) for module, _, name in made)
+    return {kind.name: kind for kind in kinds}
+
+
+DELTAS, STARTS, SCORES = _kinds("delta"), _kinds("start"), _kinds("score")
 
 
 def member(kinds: Mapping[str, Any], key: str, name: str, options: Mapping[str, Any]) -> Any:
-    """The member of this name, with these settings. The parts of a union are given by name.
+    """The member of this name, with these settings.
 
     Args:
         kinds: one of the three tables.
         key: of the recipe, for messages, such as ``"tune.method"``.
+        options: fields of its dataclass. The parts of a union are names, or ``{"name": ...,
+            "options": {...}}``.
 
     Raises:
-        InputError: no such name or setting; the message has those that there are.
+        InputError: no such name or setting, or a value that it refuses; the message has those that
+            there are.
     """
     kind = kinds.get(name)
     if kind is None:
@@ -58,10 +41,33 @@ def member(kinds: Mapping[str, Any], key: str, name: str, options: Mapping[str, 
     if unknown:
         allowed = ", ".join(known) or "none"
         raise InputError(f"{key} {name!r} has no option {unknown[0]!r}; allowed: {allowed}")
-    if kind is Union:
-        parts = options.get("parts", ())
-        return Union(tuple(member(kinds, f"{key}.parts", part, {}) for part in parts))
-    return kind(**options)
+
+    try:
+        if "parts" in options:
+            parts = [_named(part) for part in options["parts"]]
+            return kind(tuple(member(kinds, f"{key}.parts", *part) for part in parts))
+        return kind(**options)
+    except (TypeError, KeyError, AttributeError) as error:  # a value of another type
+        raise InputError(f"{key} {name!r}: {error}") from None
 
 
-__all__ = ["DELTAS", "SCORES", "STARTS", "member"]
+def _named(part: Any) -> tuple[str, Mapping[str, Any]]:
+    return (part["name"], part["options"]) if isinstance(part, Mapping) else (part, {})
+
+
+def options_of(method: Any) -> dict[str, Any]:
+    """All settings of a member, as :func:`member` takes them and as JSON holds them; so a file
+    stays what it is when defaults change.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(one) for one in value]
+        if is_dataclass(value) and not isinstance(value, type):
+            return {"name": value.name, "options": options_of(value)}
+        return value
+
+    return {field.name: plain(getattr(method, field.name)) for field in fields(method)}
+
+
+__all__ = ["DELTAS", "SCORES", "STARTS", "member", "options_of"]

@@ -18,10 +18,12 @@ from edgeadapt.errors import InputError
 from edgeadapt.host.data.labelled import Labelled
 from edgeadapt.host.encoders.networks import Normalised, normalised, to_nchw
 from edgeadapt.host.training.train import evaluate, train
-from edgeadapt.host.tuning.budget import Budget, plan_bytes, plan_within
+from edgeadapt.host.tuning.budget import Budget, Stored, plan_within
+from edgeadapt.host.tuning.codecs import WHOLE_CODEC
 from edgeadapt.host.tuning.codecs import codec as codec_of
 from edgeadapt.host.tuning.contracts import Delta, Score, Start
 from edgeadapt.host.tuning.control import Control
+from edgeadapt.host.tuning.deltas.whole import Head
 from edgeadapt.host.tuning.network import TunedNetwork, Values
 from edgeadapt.host.tuning.plan import Plan, key_of, uniform_plan
 from edgeadapt.host.tuning.probe import Probe, classifier_of, features, fit_probe
@@ -118,7 +120,9 @@ class Tuned:
         network: the merged one, in evaluation mode, on the CPU; it takes what a device gives it.
         base: the same network before.
         plan: what was tuned; its sites are those of ``base.network``.
-        values: of the plan, as the codec gives them back.
+        values: of the plan, as a file gives them back; those of ``network``.
+        trained: the same before they were rounded: what a file is written from, since bits of
+            rounded values would be others.
         classifier: path in ``network.network`` of the layer that classifies.
     """
 
@@ -126,6 +130,7 @@ class Tuned:
     base: Normalised
     plan: Plan
     values: Mapping[str, Tensor]
+    trained: Mapping[str, Tensor]
     classifier: str
     settings: TuneSettings
     report: Report
@@ -184,12 +189,17 @@ def tune(
     }
     applied = [site for site in inside if settings.delta.sizes(site)]
     statistics = _statistics(base, data, applied, settings)
+    stored = Stored(settings.codec, settings.start.stored if settings.start else 1)
     if settings.budget is None:
         plan = uniform_plan(settings.delta, inside, settings.size, whole)
+        if not plan.sites and not isinstance(settings.delta, Head):
+            raise InputError(
+                f"{plan.delta.name} applies to none of these sites, so nothing would be tuned"
+            )
     else:
         costs = None if settings.score is None else partial(settings.score.cost, s=statistics)
-        plan = plan_within(settings.budget, settings.delta, inside, whole, settings.codec, costs)
-    size = plan_bytes(plan, settings.codec)
+        plan = plan_within(settings.budget, settings.delta, inside, whole, stored, costs)
+    size = stored.of_plan(plan)
     progress(
         f"tune: {plan.delta.name} trains {plan.numbers:,} numbers at {len(plan.sites)} of"
         f" {len(inside)} sites, {size:,} bytes in {settings.codec}; and the classifier"
@@ -212,7 +222,8 @@ def tune(
         progress=progress,
     )
     unrounded = evaluate(wrapped, validation)
-    values = _stored(tuned.values, plan, settings.codec)
+    trained = {name: value.cpu() for name, value in tuned.values.items()}
+    values = _stored(trained, plan, settings.codec)
     rounded = TunedNetwork(inner, plan, values).eval()
     merged = Normalised(rounded.merge(), *_moments(base)).eval()
     watch = Control(control, classifier) if control is not None else None
@@ -230,7 +241,7 @@ def tune(
         peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         macs=sum(site.macs for site in sites),
     )
-    return Tuned(merged, base, plan, values, classifier, settings, report, data.classes)
+    return Tuned(merged, base, plan, values, trained, classifier, settings, report, data.classes)
 
 
 def _two_different(x: Tensor) -> Tensor:
@@ -285,14 +296,13 @@ def _first_values(
 
 
 def _stored(values: Values, plan: Plan, codec: str) -> dict[str, Tensor]:
-    """The numbers inside as the file gives them back; the classifier as it is."""
-    kind = codec_of(codec)
-    return {
-        name: value
-        if name in plan.whole
-        else torch.from_numpy(kind.decode(kind.encode(value.cpu().numpy()), tuple(value.shape)))
-        for name, value in values.items()
-    }
+    """The numbers as a file gives them back."""
+    found = {}
+    for name, value in values.items():
+        kind = codec_of(WHOLE_CODEC if name in plan.whole else codec)
+        rounded = kind.decode(kind.encode(value.numpy()), tuple(value.shape))
+        found[name] = torch.from_numpy(rounded)
+    return found
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import fnmatch
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -103,23 +103,45 @@ def sites_of(
     blocks = _blocks([path for path, *_ in runs])
     last = max(1, len(runs) - 1)
     found = tuple(
-        Site(
-            path,
-            kind,
-            f"{path}.weight".lstrip("."),
-            f"{path}.bias".lstrip(".") if getattr(layer, "bias", None) is not None else "",
-            tuple(layer.weight.shape),
-            int(getattr(layer, "groups", 1)),
-            order / last,
-            block,
-            macs,
-            ends_branch,
+        replace(
+            site_at(module, path),
+            depth=order / last,
+            block=block,
+            macs=macs,
+            ends_branch=ends_branch,
         )
-        for order, ((path, kind, layer, macs, ends_branch), block) in enumerate(
-            zip(runs, blocks, strict=True)
-        )
+        for order, ((path, macs, ends_branch), block) in enumerate(zip(runs, blocks, strict=True))
     )
     return matching(found, patterns)
+
+
+def site_at(module: nn.Module, path: str) -> Site:
+    """The site at a path, as far as its module shows it.
+
+    Depth, block, multiply-accumulates and ends of branches show when the network runs, and are
+    those of no site here; a merge needs none of them.
+
+    Raises:
+        InputError: no module is there, or none whose weight may be tuned.
+    """
+    try:
+        layer: Any = module.get_submodule(path)
+    except AttributeError:
+        raise InputError(f"the network has no module {path!r}") from None
+    kind = _kind(layer)
+    if kind is None:
+        raise InputError(f"{path!r} is {type(layer).__name__}, which has no weight to tune")
+    return Site(
+        path,
+        kind,
+        f"{path}.weight".lstrip("."),
+        f"{path}.bias".lstrip(".") if getattr(layer, "bias", None) is not None else "",
+        tuple(layer.weight.shape),
+        int(getattr(layer, "groups", 1)),
+        depth=0.0,
+        block="",
+        macs=0,
+    )
 
 
 def matching(sites: Sequence[Site], patterns: Iterable[str]) -> tuple[Site, ...]:
@@ -139,9 +161,9 @@ def matching(sites: Sequence[Site], patterns: Iterable[str]) -> tuple[Site, ...]
     )
 
 
-def _runs(module: nn.Module, example: Tensor) -> list[tuple[str, Kind, Any, int, bool]]:
-    """Path, kind, module, multiply-accumulates a sample and whether a branch ends there, of every
-    site, as they first run.
+def _runs(module: nn.Module, example: Tensor) -> list[tuple[str, int, bool]]:
+    """Path, multiply-accumulates a sample and whether a branch ends there, of every site, as they
+    first run.
     """
     macs: dict[str, int] = {}
     sums = _Sums()
@@ -166,7 +188,7 @@ def _runs(module: nn.Module, example: Tensor) -> list[tuple[str, Kind, Any, int,
     hooks = {path: record(path, *layer) for path, layer in layers.items()}
     with hooked(module, hooks), torch.no_grad(), sums:
         module(example)
-    return [(path, *layers[path], count, path in sums.ends) for path, count in macs.items()]
+    return [(path, count, path in sums.ends) for path, count in macs.items()]
 
 
 class _Sums(TorchFunctionMode):
@@ -221,4 +243,4 @@ def _blocks(paths: Sequence[str]) -> list[str]:
     return [path.rpartition(".")[0] for path in paths]
 
 
-__all__ = ["Kind", "Site", "hooked", "matching", "sites_of"]
+__all__ = ["Kind", "Site", "hooked", "matching", "site_at", "sites_of"]
