@@ -43,7 +43,8 @@ def check_start(start: Start, delta: Delta) -> None:
     :func:`check_delta`.
 
     They have the shapes that the delta declares, are float32, finite and the same for the same
-    seed; weights and outputs are the base's to 1e-5. All this also with statistics of one direction
+    seed; a file holds at most ``start.stored`` times what is trained; weights and outputs are the
+    base's to 1e-5. All this also with statistics of one direction
     or one entry alone, whose matrices are singular.
 
     Args:
