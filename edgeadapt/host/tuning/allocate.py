@@ -57,10 +57,10 @@ def allocate(
         for choice, (value, used) in enumerate(zip(costs, weights, strict=True)):
             if used <= room:
                 table[choice, used:] = best[: room + 1 - used] + value
-        order = np.argsort(np.asarray(weights), kind="stable")
-        chosen[site] = order[np.argmin(table[order], axis=0)]  # of equals the smallest
+        chosen[site] = np.argmin(table, axis=0)
         best = table.min(axis=0)
-    found, left = [], int(np.argmin(best))  # the least room that reaches the least cost
+    left = int(np.argmin(best))  # the least room with the least cost: what reaches it fills it
+    found: list[int] = []
     for site in reversed(range(len(cost))):
         found.append(int(chosen[site, left]))
         left -= weight[site][found[-1]]
