@@ -14,10 +14,12 @@ from edgeadapt.host.tuning.allocate import allocate
 
 Table = list[list[int]]
 COSTS = st.lists(
-    st.lists(st.integers(-50, 50), min_size=4, max_size=4), min_size=4, max_size=4
-)  # whole numbers, so that sums are exact
+    st.lists(st.integers(-3, 3) | st.integers(-50, 50), min_size=4, max_size=4),
+    min_size=4,
+    max_size=4,
+)  # whole numbers, so that sums are exact, and small ones, so that some are equal
 SIZES = st.lists(
-    st.lists(st.integers(0, 60), min_size=4, max_size=4, unique=True).map(sorted),
+    st.lists(st.integers(0, 60), min_size=4, max_size=4),
     min_size=4,
     max_size=4,
 )
@@ -92,6 +94,13 @@ def test_it_finds_what_an_integer_program_finds() -> None:
         chosen = allocate(costs, sizes, budget)
         found = sum(row[one] for row, one in zip(costs, chosen, strict=True))
         assert found == pytest.approx(answer.fun, abs=1e-6)
+
+
+def test_of_equal_costs_it_takes_the_smaller_sizes_together() -> None:
+    cost = [[2.0, 1.0, 0.0], [2.0, 1.0, 0.0]]  # 2 by (2, 0), (1, 1) or (0, 2)
+    size = [[0, 9, 20], [0, 5, 12]]
+    assert [total(size, allocate(cost, size, budget)) for budget in (19, 20, 40)] == [12, 12, 32]
+    assert allocate([[1.0, 1.0, 1.0]], [[7, 3, 5]], 9) == [1]
 
 
 def test_sizes_in_common_units_are_exact_however_large_the_budget() -> None:

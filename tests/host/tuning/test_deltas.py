@@ -269,6 +269,9 @@ def test_sizes_of_both_branches_never_shrink() -> None:
         assert all(sum(both) == size for size, both in enumerate(ranks))
         assert all(a[0] <= b[0] and a[1] <= b[1] for a, b in itertools.pairwise(ranks))
     assert TwoSided(0.29)._ranks(100) == (71, 29)
+    assert [TwoSided()._ranks(size) for size in (1, 2, 3)] == [(1, 0), (1, 1), (2, 1)]
+    narrow = Site("w", "linear", "w.weight", "", (2, 40), 1, 0.0, "", 0)
+    assert TwoSided(after=1.0).sizes(narrow) == (0, 1, 2)
     with pytest.raises(InputError, match=r"after from 0 to 1, got 1\.5"):
         TwoSided(after=1.5)
 
