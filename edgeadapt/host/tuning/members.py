@@ -41,7 +41,6 @@ def member(kinds: Mapping[str, Any], key: str, name: str, options: Mapping[str, 
     if unknown:
         allowed = ", ".join(known) or "none"
         raise InputError(f"{key} {name!r} has no option {unknown[0]!r}; allowed: {allowed}")
-
     try:
         if "parts" in options:
             parts = [_named(part) for part in options["parts"]]
