@@ -76,7 +76,7 @@ def tune(args: argparse.Namespace) -> int:
     tuned = tune_network(
         recipe, fit, validation, say_line, checkpoint=checkpoint, resume=args.resume
     )
-    written = write_tuned(out, recipe.export.name, tuned, private_key=key)
+    write_tuned(out, recipe.export.name, tuned, private_key=key)
     weights = out.with_suffix(".safetensors")
     write_weights(tuned.network, weights)
     files = [(out, "the delta" if key is None else "the delta, signed"), (weights, "merged")]
@@ -97,7 +97,6 @@ def tune(args: argparse.Namespace) -> int:
         print(f"{name:<34}{value}")
     for file, what in files:
         print(f"wrote {file}: {file.stat().st_size:,} bytes, {what}")
-    del written
     return 0
 
 

@@ -39,12 +39,30 @@ class Budget:
         return int(self.amount * sum(_own(site) for site in sites))
 
 
+@dataclass(frozen=True)
+class Stored:
+    """How a file holds the numbers of a site: by which codec, and how often (``Start.stored``)."""
+
+    codec: str
+    times: int = 1
+
+    def bytes(self, delta: Delta, site: Site, size: int) -> int:
+        """What a site of this size takes."""
+        shapes = delta.shapes(site, size).values() if size else ()
+        return self.times * sum(codec_of(self.codec).nbytes(shape) for shape in shapes)
+
+    def of_plan(self, plan: Plan) -> int:
+        """What all sites take, without the parameters that are trained whole."""
+        sizes = zip(plan.sites, plan.sizes, strict=True)
+        return sum(self.bytes(plan.delta, site, size) for site, size in sizes)
+
+
 def plan_within(
     budget: Budget,
     delta: Delta,
     sites: Sequence[Site],
     whole: Mapping[str, tuple[int, ...]],
-    codec: str,
+    stored: Stored,
     costs: Callable[[Site, Delta], list[float]] | None = None,
 ) -> Plan:
     """Sizes that together stay within the budget, exactly.
@@ -54,7 +72,7 @@ def plan_within(
         delta: what is spread.
         sites: that may be tuned; those that the delta does not apply to are left out.
         whole: parameters that are trained beside them; not counted.
-        codec: of the numbers, whose bytes count.
+        stored: how a file holds the numbers.
         costs: of every size of a site; None: the same size everywhere, the largest that fits.
 
     Raises:
@@ -67,7 +85,7 @@ def plan_within(
     by_bytes = budget.unit == "bytes"
     needed = [
         [
-            site_bytes(delta, site, one, codec) if by_bytes else numbers_at(delta, site, one)
+            stored.bytes(delta, site, one) if by_bytes else numbers_at(delta, site, one)
             for one in delta.sizes(site)
         ]
         for site in open_to
@@ -100,20 +118,8 @@ def _uniform(
     return best
 
 
-def site_bytes(delta: Delta, site: Site, size: int, codec: str) -> int:
-    """What the numbers of one site take in a file."""
-    shapes = delta.shapes(site, size).values() if size else ()
-    return sum(codec_of(codec).nbytes(shape) for shape in shapes)
-
-
-def plan_bytes(plan: Plan, codec: str) -> int:
-    """What the numbers of all sites take, without those that are trained whole."""
-    sizes = zip(plan.sites, plan.sizes, strict=True)
-    return sum(site_bytes(plan.delta, site, size, codec) for site, size in sizes)
-
-
 def _own(site: Site) -> int:
     return math.prod(site.shape) + (math.prod(site.channels) if site.bias else 0)
 
 
-__all__ = ["Budget", "plan_bytes", "plan_within", "site_bytes"]
+__all__ = ["Budget", "Stored", "plan_within"]

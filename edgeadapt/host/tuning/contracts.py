@@ -57,11 +57,13 @@ class Delta(Protocol):
 class Start(Protocol):
     """Other first values for a delta, from what passes through the site.
 
-    ``delta`` names the one it is for, ``wants`` the statistics that it reads.
+    ``delta`` names the one it is for, ``wants`` the statistics that it reads; ``stored`` is how
+    often a file holds its numbers: 2 where the first values are constants of the merge.
     """
 
     name: ClassVar[str]
     delta: ClassVar[str]
+    stored: ClassVar[int]
     wants: ClassVar[frozenset[str]]
 
     def __call__(

@@ -61,6 +61,7 @@ class About:
         figures: of the run; anything JSON can hold.
         codec: of the numbers inside the encoder, constants included.
         whole_codec: of the parameters that were trained whole.
+        left_out: parameters that were trained, are not here, and may be any.
     """
 
     name: str
@@ -72,6 +73,7 @@ class About:
     figures: Mapping[str, Any] = field(default_factory=dict)
     codec: str = "float16"
     whole_codec: str = WHOLE_CODEC
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +159,23 @@ def write_delta(
 
 
 def write_tuned(
-    path: str | Path, name: str, tuned: Tuned, *, private_key: bytes | None = None
+    path: str | Path,
+    name: str,
+    tuned: Tuned,
+    *,
+    with_classifier: bool = False,
+    private_key: bytes | None = None,
 ) -> DeltaFile:
     """As :func:`write_delta`, of what ``edgeadapt.host.tuning.run.tune`` returned. The base is
     ``tuned.base.network``, which takes inputs behind the normalisation.
+
+    The classifier is left out unless it is asked for: a bundle has a head of its own, and for many
+    features and classes it is larger than the delta.
     """
-    settings = tuned.settings
+    settings, plan, trained = tuned.settings, tuned.plan, tuned.trained
+    if not with_classifier:
+        trained = {key: value for key, value in trained.items() if key not in plan.whole}
+        plan = replace(plan, whole={})
     about = About(
         name,
         start=settings.start.name if settings.start else "",
@@ -171,9 +184,9 @@ def write_tuned(
         seed=settings.seed,
         figures=tuned.report.asdict(),
         codec=settings.codec,
+        left_out=() if with_classifier else tuple(tuned.plan.whole),
     )
-    base = tuned.base.network
-    return write_delta(path, base, tuned.plan, tuned.trained, about, private_key=private_key)
+    return write_delta(path, tuned.base.network, plan, trained, about, private_key=private_key)
 
 
 def read_delta(
@@ -224,7 +237,7 @@ def plan_of(network: nn.Module, file: DeltaFile) -> Plan:
                     f"{MANIFEST}: trains {name} {shape}; in this network {has}; give it a"
                     f" classifier of {len(manifest.classes)} classes"
                 )
-        mark = fingerprint(network, manifest.whole)
+        mark = fingerprint(network, (*manifest.whole, *manifest.left_out))
         if mark != manifest.base:
             raise BundleError(
                 f"{MANIFEST}: of the base {manifest.base[:16]}, this network is {mark[:16]}"
@@ -313,7 +326,7 @@ def _manifest(base: nn.Module, plan: Plan, arrays: Arrays, about: About) -> Delt
         raise InputError(f"{min(set(values) & set(constants))} is trained at some sites only")
     return DeltaManifest(
         name=about.name,
-        base=fingerprint(base, plan.whole),
+        base=fingerprint(base, (*plan.whole, *about.left_out)),
         delta=plan.delta.name,
         options=options_of(plan.delta),
         start=about.start,
@@ -331,6 +344,7 @@ def _manifest(base: nn.Module, plan: Plan, arrays: Arrays, about: About) -> Delt
         whole={name: tuple(shape) for name, shape in plan.whole.items()},
         codec=about.codec,
         whole_codec=about.whole_codec,
+        left_out=about.left_out,
         classes=about.classes,
         seed=about.seed,
         created=about.created

@@ -39,6 +39,7 @@ class DeltaManifest(Strict, frozen=True, kw_only=True):
     constants: tuple[Text, ...] = ()  # and of what it keeps
     sites: dict[str, Row]  # by path, in the order in which they run
     whole: dict[str, Shape]  # parameters trained as they are
+    left_out: tuple[Text, ...] = ()  # and those that are not here; ``base`` does not know them
     codec: str
     whole_codec: str
     classes: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgeadapt.errors import InputError
 from edgeadapt.host.tuning.contracts import Delta
 from edgeadapt.host.tuning.sites import Site
 
@@ -64,11 +63,7 @@ def numbers_at(delta: Delta, site: Site, size: int) -> int:
 def uniform_plan(
     delta: Delta, sites: Sequence[Site], size: int, whole: Mapping[str, tuple[int, ...]]
 ) -> Plan:
-    """Every site that the delta applies to gets this size, or the largest below it that it has.
-
-    Raises:
-        InputError: the delta applies to no site.
-    """
+    """Every site that the delta applies to gets this size, or the largest below it that it has."""
     sizes = [max((one for one in delta.sizes(site) if one <= size), default=0) for site in sites]
     return planned(delta, sites, sizes, whole)
 
@@ -79,14 +74,8 @@ def planned(
     sizes: Sequence[int],
     whole: Mapping[str, tuple[int, ...]],
 ) -> Plan:
-    """The sizes as given, one a site; those of 0 drop out.
-
-    Raises:
-        InputError: nothing is left.
-    """
+    """The sizes as given, one a site; those of 0 drop out."""
     chosen = [pair for pair in zip(sites, sizes, strict=True) if pair[1]]
-    if not chosen and not whole:
-        raise InputError(f"{delta.name} applies to none of these sites, so nothing would be tuned")
     return Plan(
         delta, tuple(site for site, _ in chosen), tuple(size for _, size in chosen), dict(whole)
     )

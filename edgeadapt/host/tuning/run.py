@@ -18,11 +18,12 @@ from edgeadapt.errors import InputError
 from edgeadapt.host.data.labelled import Labelled
 from edgeadapt.host.encoders.networks import Normalised, normalised, to_nchw
 from edgeadapt.host.training.train import evaluate, train
-from edgeadapt.host.tuning.budget import Budget, plan_bytes, plan_within
+from edgeadapt.host.tuning.budget import Budget, Stored, plan_within
 from edgeadapt.host.tuning.codecs import WHOLE_CODEC
 from edgeadapt.host.tuning.codecs import codec as codec_of
 from edgeadapt.host.tuning.contracts import Delta, Score, Start
 from edgeadapt.host.tuning.control import Control
+from edgeadapt.host.tuning.deltas.whole import Head
 from edgeadapt.host.tuning.network import TunedNetwork, Values
 from edgeadapt.host.tuning.plan import Plan, key_of, uniform_plan
 from edgeadapt.host.tuning.probe import Probe, classifier_of, features, fit_probe
@@ -188,12 +189,17 @@ def tune(
     }
     applied = [site for site in inside if settings.delta.sizes(site)]
     statistics = _statistics(base, data, applied, settings)
+    stored = Stored(settings.codec, settings.start.stored if settings.start else 1)
     if settings.budget is None:
         plan = uniform_plan(settings.delta, inside, settings.size, whole)
+        if not plan.sites and not isinstance(settings.delta, Head):
+            raise InputError(
+                f"{plan.delta.name} applies to none of these sites, so nothing would be tuned"
+            )
     else:
         costs = None if settings.score is None else partial(settings.score.cost, s=statistics)
-        plan = plan_within(settings.budget, settings.delta, inside, whole, settings.codec, costs)
-    size = plan_bytes(plan, settings.codec)
+        plan = plan_within(settings.budget, settings.delta, inside, whole, stored, costs)
+    size = stored.of_plan(plan)
     progress(
         f"tune: {plan.delta.name} trains {plan.numbers:,} numbers at {len(plan.sites)} of"
         f" {len(inside)} sites, {size:,} bytes in {settings.codec}; and the classifier"

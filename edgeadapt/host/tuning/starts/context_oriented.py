@@ -34,6 +34,7 @@ class ContextOriented:
 
     name: ClassVar[str] = "context_oriented"
     delta: ClassVar[str] = "low_rank"
+    stored: ClassVar[int] = 2
     wants: ClassVar[frozenset[str]] = frozenset({"second_moment"})
     part: Literal["keep", "learn"] = "keep"
 

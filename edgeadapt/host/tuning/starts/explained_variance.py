@@ -24,6 +24,7 @@ class ExplainedVariance:
 
     name: ClassVar[str] = "explained_variance"
     delta: ClassVar[str] = "low_rank"
+    stored: ClassVar[int] = 1
     wants: ClassVar[frozenset[str]] = frozenset({"second_moment"})
 
     def __call__(
