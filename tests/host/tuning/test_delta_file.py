@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import subprocess
 import sys
@@ -350,7 +351,7 @@ def test_a_run_leaves_the_network_that_it_reported(tmp_path: Path, name: str) ->
     settings = TuneSettings(LowRank(), codec=name, epochs=1, seed=3)
     torch.manual_seed(0)
     run = tune(SmallResidual(2), stripes(32), stripes(32, 1), settings, progress=lambda _: None)
-    file = read_delta(write_tuned(tmp_path / "a.delta", "stripes", run).path)
+    file = read_delta(write_tuned(tmp_path / "a.delta", "stripes", run, with_classifier=True).path)
     assert {key: value.tolist() for key, value in file.values.items()} == {
         key: value.tolist() for key, value in run.values.items()
     }
@@ -358,6 +359,13 @@ def test_a_run_leaves_the_network_that_it_reported(tmp_path: Path, name: str) ->
     assert torch.equal(apply_delta(run.base.network, file)(x), run.network.network(x))
     assert (file.manifest.seed, file.manifest.classes) == (3, ("horizontal", "vertical"))
     assert file.figures["accuracy"] == run.report.accuracy
+    inside = read_delta(write_tuned(tmp_path / "b.delta", "stripes", run).path)
+    assert set(file.values) - set(inside.values) == {"head.weight", "head.bias"}
+    other = copy.deepcopy(run.base.network)
+    other.head = torch.nn.Linear(8, 5)  # of other classes
+    merged = apply_delta(other, inside).state_dict()
+    want = run.network.network.state_dict()
+    assert all(torch.equal(value, want[key]) for key, value in merged.items() if "head" not in key)
 
 
 # -- damage ----------------------------------------------------------------------------------------
