@@ -251,6 +251,9 @@ def plan_of(network: nn.Module, file: DeltaFile) -> Plan:
         except InputError as error:
             raise BundleError(f"{MANIFEST}: {error}") from None
         plan = Plan(delta, sites, tuple(manifest.sizes.values()), dict(manifest.whole))
+        for site, size in zip(plan.sites, plan.sizes, strict=True):
+            if size not in delta.sizes(site):
+                raise BundleError(f"{MANIFEST}: {delta.name} has no size {size} at {site.path}")
         for name, shape in plan.shapes.items():
             stored = file.values[name].shape if name in file.values else None
             if stored != tuple(shape):

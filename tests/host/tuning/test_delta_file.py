@@ -128,6 +128,14 @@ def relisted(members: dict[str, bytes], **changes: object) -> dict[str, bytes]:
     return {**members, MANIFEST: msgspec.json.encode(fields)}
 
 
+def nested(depth: int) -> dict[str, object]:
+    """Options of unions of unions."""
+    found: dict[str, object] = {}
+    for _ in range(depth):
+        found = {"parts": [{"name": "union", "options": found}]}
+    return found
+
+
 def refused(path: Path, why: str, **options: object) -> None:
     with pytest.raises(BundleError, match=rf"^{path.name}: {why}"):
         read_delta(path, **options)  # type: ignore[arg-type]
@@ -577,6 +585,9 @@ def test_any_classifier_may_stand_in_the_base(written: DeltaFile, base: Network)
     [
         ({"delta": "unheard_of"}, "delta = 'unheard_of'; allowed: "),
         ({"options": {"colour": 1}}, "delta 'low_rank' has no option 'colour'"),
+        ({"options": {"scale": "big"}}, "delta 'low_rank': '>' not supported"),
+        ({"delta": "union", "options": nested(150)}, "delta"),
+        ({"delta": "scale_shift", "options": {}}, "scale_shift has no size 2 at first"),
         ({"options": {"scale": -1.0}}, "low_rank has a scale above 0, got -1.0"),
         ({"sites": {"gone": "2 1x2x18 1x8x2", "x": "2 2x2x36 2x6x2"}}, "has no module 'gone'"),
         ({"sites": {"": "2 1x2x18 1x8x2", "x": "2 2x2x36 2x6x2"}}, "'' is Network, which has no"),
