@@ -223,7 +223,7 @@ def _check_gradients(subject: _Subject) -> None:
         optimiser.zero_grad()
         loss = functional.cross_entropy(tuned(toy.x), toy.y)
         _require(loss.requires_grad, "merged: its numbers get gradients")
-        loss.backward()
+        torch.autograd.backward(loss)
         moved |= {
             name for name, value in own.items() if value.grad is not None and value.grad.any()
         }
@@ -247,7 +247,7 @@ def _check_learns(subject: _Subject) -> None:
     for _ in range(_STEPS):
         optimiser.zero_grad()
         loss = functional.mse_loss(tuned(toy.x), goal)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
         losses.append(float(loss.detach()))
     _require(

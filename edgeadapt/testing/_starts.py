@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgeadapt.host.tuning.plan import key_of
+from edgeadapt.host.tuning.plan import key_of, numbers_at
 from edgeadapt.host.tuning.sites import Site
 from edgeadapt.host.tuning.statistics import Statistics
 from edgeadapt.testing._deltas import (
@@ -78,6 +78,8 @@ def singular(statistics: Statistics, wants: frozenset[str], sites: tuple[Site, .
 
 def _run(start: Any, delta: Any) -> None:
     check_wants(start)
+    if start.delta != delta.name:
+        raise AssertionError(f"delta: it is for {start.delta}, not for {delta.name}")
     toy = Toy.made()
     sites = matrices(delta, toy)
     statistics = toy.statistics(start.wants, sites)
@@ -106,10 +108,21 @@ def _check_sites(
             if changed:
                 raise AssertionError(f"start: it changes {changed[0]} of the base in place")
             check_values(delta, site, size, values)
+            _check_stored(start, delta, site, size, values)
             check_at_base(delta, site, w, values, 1e-5)
             again = start(site, size, w, statistics, _seeded())
             if any(not torch.equal(value, again[name]) for name, value in values.items()):
                 raise AssertionError(f"start: the same seed gives the same, {site.path}")
+
+
+def _check_stored(start: Any, delta: Any, site: Site, size: int, values: Values) -> None:
+    """A file holds at most ``stored`` times the numbers that are trained."""
+    held, trained = sum(v.numel() for v in values.values()), numbers_at(delta, site, size)
+    if held > start.stored * trained:
+        raise AssertionError(
+            f"stored: {site.path} gives {held} numbers and constants, more than {start.stored}"
+            f" times the {trained} trained"
+        )
 
 
 def _seeded() -> torch.Generator:

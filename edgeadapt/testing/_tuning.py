@@ -43,12 +43,13 @@ def check_start(start: Start, delta: Delta) -> None:
     :func:`check_delta`.
 
     They have the shapes that the delta declares, are float32, finite and the same for the same
-    seed; weights and outputs are the base's to 1e-5. All this also with statistics of one direction
+    seed; a file holds at most ``start.stored`` times what is trained; weights and outputs are the
+    base's to 1e-5. All this also with statistics of one direction
     or one entry alone, whose matrices are singular.
 
     Args:
         start: see ``edgeadapt.host.tuning.contracts.Start``.
-        delta: that it is for.
+        delta: that it is for, by ``start.delta``.
 
     Raises:
         AssertionError: names the start and the property that does not hold.

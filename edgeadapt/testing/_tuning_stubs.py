@@ -106,6 +106,10 @@ def start_stubs(start: Any) -> dict[str, Any]:
         "changes the base in place": write_to_base,
         "divides by what may be zero": divide,
         "ignores the size": lambda site, size, w, s, g: start(site, 1, w, s, g),
+        "stores more than it says": lambda site, size, w, s, g: {
+            **start(site, size, w, s, g),
+            "more": w[site.weight].flatten().repeat(9),
+        },
         "ignores the seed": lambda *given: {
             k: v + 1e-9 * torch.randn(v.shape) for k, v in start(*given).items()
         },

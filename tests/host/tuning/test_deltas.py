@@ -11,6 +11,7 @@ from support.vision_transformer import vit_sites
 from torch import Tensor, nn
 
 from edgeadapt.errors import InputError
+from edgeadapt.host.tuning import members
 from edgeadapt.host.tuning.deltas.kronecker import Kronecker, factors, kronecker_sum
 from edgeadapt.host.tuning.deltas.low_rank import MOST, LowRank
 from edgeadapt.host.tuning.deltas.residual_scale import ResidualScale
@@ -62,6 +63,10 @@ def random_weights(site: Site) -> dict[str, Tensor]:
 def random_numbers(delta: Any, site: Site, size: int) -> dict[str, Tensor]:
     g = seeded(8)
     return {n: torch.randn(s, generator=g) for n, s in delta.shapes(site, size).items()}
+
+
+def test_every_delta_that_a_recipe_can_name_is_checked() -> None:
+    assert {delta.name for delta in DELTAS} | {Head.name} == set(members.DELTAS)
 
 
 @pytest.mark.parametrize("delta", DELTAS, ids=named)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.errors import InputError
+from edgeadapt.host.tuning import members
 from edgeadapt.host.tuning.allocate import allocate
 from edgeadapt.host.tuning.deltas.kronecker import Kronecker
 from edgeadapt.host.tuning.deltas.low_rank import LowRank
@@ -30,6 +31,10 @@ SCORES = [
     (SquaredGradient(), Kronecker()),
     (SquaredGradient(), ScaleShift()),
 ]
+
+
+def test_every_score_that_a_recipe_can_name_is_checked() -> None:
+    assert {score.name for score, _ in SCORES} == set(members.SCORES)
 
 
 @pytest.mark.parametrize(("score", "delta"), SCORES, ids=str)

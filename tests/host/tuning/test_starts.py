@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeadapt.errors import InputError
+from edgeadapt.host.tuning import members
 from edgeadapt.host.tuning.deltas.kronecker import Kronecker, factors, kronecker_sum
 from edgeadapt.host.tuning.deltas.low_rank import LowRank
 from edgeadapt.host.tuning.sites import Site, sites_of
@@ -47,6 +48,12 @@ def moments(path: str) -> tuple[Site, Statistics, Tensor]:
     return site, statistics, statistics.of("second_moment", site)
 
 
+def test_every_start_that_a_recipe_can_name_is_checked() -> None:
+    assert {start.name for start, _ in STARTS} == set(members.STARTS)
+    with pytest.raises(AssertionError, match="it is for low_rank, not for kronecker"):
+        check_start(ExplainedVariance(), Kronecker())
+
+
 @pytest.mark.parametrize(("start", "delta"), STARTS, ids=str)
 def test_every_start_keeps_the_promises_of_the_suite(start: Any, delta: Any) -> None:
     check_start(start, delta)
@@ -58,7 +65,7 @@ def test_every_stub_of_every_start_is_found_out(start: Any, delta: Any) -> None:
         try:
             check_start(stub, delta)
         except AssertionError as error:
-            assert str(error).startswith(f"{start.name}: start: "), label
+            assert str(error).startswith(f"{start.name}: "), label
         else:
             pytest.fail(f"check_start passes although it {label}")
 

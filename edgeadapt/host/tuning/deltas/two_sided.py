@@ -51,8 +51,12 @@ class TwoSided:
     def shapes(self, site: Site, size: int) -> dict[str, tuple[int, ...]]:
         groups, m, n = site.matrix_shape
         r, q = self._ranks(size)
-        found = {"down": (groups, r, n), "up": (groups, m, r)} if r else {}
-        return found | ({"down_after": (groups, q, m), "up_after": (groups, m, q)} if q else {})
+        found: dict[str, tuple[int, ...]] = {}
+        if r:
+            found |= {"down": (groups, r, n), "up": (groups, m, r)}
+        if q:
+            found |= {"down_after": (groups, q, m), "up_after": (groups, m, q)}
+        return found
 
     def start(self, site: Site, size: int, w: Weights, g: torch.Generator) -> dict[str, Tensor]:
         """Rows of ``down`` with an expected length of 1, ``up`` zero; those behind alike."""

@@ -37,7 +37,7 @@ class KroneckerSVD:
 
     name: ClassVar[str] = "kronecker_svd"
     delta: ClassVar[str] = "kronecker"
-    stored: ClassVar[int] = 1
+    stored: ClassVar[int] = 2
     wants: ClassVar[frozenset[str]] = frozenset()
     by: By = "size"
     energy: float = 0.9
