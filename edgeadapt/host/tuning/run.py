@@ -19,8 +19,8 @@ from edgeadapt.host.data.labelled import Labelled
 from edgeadapt.host.encoders.networks import Normalised, normalised, to_nchw
 from edgeadapt.host.training.train import evaluate, train
 from edgeadapt.host.tuning.budget import Budget, Stored, plan_within
-from edgeadapt.host.tuning.codecs import WHOLE_CODEC
 from edgeadapt.host.tuning.codecs import codec as codec_of
+from edgeadapt.host.tuning.codecs import whole_codec
 from edgeadapt.host.tuning.contracts import Delta, Score, Start
 from edgeadapt.host.tuning.control import Control
 from edgeadapt.host.tuning.deltas.whole import Head
@@ -295,9 +295,9 @@ def _first_values(
 
 def _stored(values: Values, plan: Plan, codec: str) -> dict[str, Tensor]:
     """The numbers as a file gives them back."""
-    found = {}
+    whole, found = whole_codec(values[name].numpy() for name in plan.whole), {}
     for name, value in values.items():
-        kind = codec_of(WHOLE_CODEC if name in plan.whole else codec)
+        kind = codec_of(whole if name in plan.whole else codec)
         rounded = kind.decode(kind.encode(value.numpy()), tuple(value.shape))
         found[name] = torch.from_numpy(rounded)
     return found
