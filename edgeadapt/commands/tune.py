@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgeadapt.commands.export import (
-    built_network,
+from edgeadapt.commands._recipe_steps import (
     export_encoder,
     find_own_modules,
     require_folder,
     say_groups,
     say_line,
     split_data,
-    weighted_network,
+    tune_network,
     with_data,
     write_weights,
 )
 from edgeadapt.errors import InputError
 
 if TYPE_CHECKING:
-    from edgeadapt.host.data.labelled import Labelled
-    from edgeadapt.host.recipe import Recipe
     from edgeadapt.host.tuning.run import Tuned
 
 
@@ -98,30 +95,6 @@ def tune(args: argparse.Namespace) -> int:
     for file, what in files:
         print(f"wrote {file}: {file.stat().st_size:,} bytes, {what}")
     return 0
-
-
-def tune_network(
-    recipe: Recipe, fit: Labelled, validation: Labelled, say: Callable[[str], None], **files: Any
-) -> Tuned:
-    """The recipe's network, tuned by its ``[tune]``; ``files`` are checkpoint and resume."""
-    from edgeadapt.host.tuning.run import tune
-    from edgeadapt.host.tuning.section import control_data, tune_settings
-
-    given = recipe.encoder
-    network = (
-        weighted_network(recipe, fit)
-        if given.weights
-        else built_network(recipe, fit, given.pretrained)
-    )
-    return tune(
-        network,
-        fit,
-        validation,
-        tune_settings(recipe),
-        control=control_data(recipe, fit),
-        progress=say,
-        **files,
-    )
 
 
 def _rows(tuned: Tuned) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ deviation, so that tensors of one value come back exactly; sizes need not fill w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
@@ -131,9 +132,6 @@ CODECS: dict[str, Codec] = {
     "1bit": Codes("1bit", 1),
 }
 
-WHOLE_CODEC = "float16"
-"""Of parameters that are trained whole: a classifier's."""
-
 
 def codec(name: str) -> Codec:
     """The codec of this name.
@@ -144,6 +142,14 @@ def codec(name: str) -> Codec:
     if name not in CODECS:
         raise InputError(f"no codec {name!r}; there are {', '.join(CODECS)}")
     return CODECS[name]
+
+
+def whole_codec(values: Iterable[NDArray[Any]]) -> str:
+    """Of parameters that are trained whole: float16, or float32 where one is too large for it. A
+    classifier of features that hardly vary has weights beyond 65504.
+    """
+    most = max((float(np.abs(value).max(initial=0.0)) for value in values), default=0.0)
+    return "float16" if most < 65504 else "float32"
 
 
 @cache
@@ -183,4 +189,4 @@ def _check_length(kind: Codec, data: bytes, shape: tuple[int, ...]) -> None:
         )
 
 
-__all__ = ["CODECS", "WHOLE_CODEC", "Codec", "Codes", "Floats", "codebook", "codec"]
+__all__ = ["CODECS", "Codec", "Codes", "Floats", "codebook", "codec", "whole_codec"]

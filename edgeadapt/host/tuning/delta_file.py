@@ -28,7 +28,7 @@ from edgeadapt.bundle._container import CARD, MANIFEST, SIGNATURE
 from edgeadapt.bundle.schema import Member
 from edgeadapt.bundle.signature import check_signature, encode_signature, sign
 from edgeadapt.errors import BundleError, InputError
-from edgeadapt.host.tuning.codecs import WHOLE_CODEC
+from edgeadapt.host.tuning.codecs import whole_codec
 from edgeadapt.host.tuning.delta_manifest import (
     DeltaManifest,
     decode_manifest,
@@ -72,7 +72,7 @@ class About:
     created: str = ""
     figures: Mapping[str, Any] = field(default_factory=dict)
     codec: str = "float16"
-    whole_codec: str = WHOLE_CODEC
+    whole_codec: str = "float16"
     left_out: tuple[str, ...] = ()
 
 
@@ -184,6 +184,7 @@ def write_tuned(
         seed=settings.seed,
         figures=tuned.report.asdict(),
         codec=settings.codec,
+        whole_codec=whole_codec(trained[name].numpy() for name in plan.whole),
         left_out=() if with_classifier else tuple(tuned.plan.whole),
     )
     return write_delta(path, tuned.base.network, plan, trained, about, private_key=private_key)
@@ -251,6 +252,9 @@ def plan_of(network: nn.Module, file: DeltaFile) -> Plan:
         except InputError as error:
             raise BundleError(f"{MANIFEST}: {error}") from None
         plan = Plan(delta, sites, tuple(manifest.sizes.values()), dict(manifest.whole))
+        for site, size in zip(plan.sites, plan.sizes, strict=True):
+            if size not in delta.sizes(site):
+                raise BundleError(f"{MANIFEST}: {delta.name} has no size {size} at {site.path}")
         for name, shape in plan.shapes.items():
             stored = file.values[name].shape if name in file.values else None
             if stored != tuple(shape):

@@ -41,13 +41,12 @@ def member(kinds: Mapping[str, Any], key: str, name: str, options: Mapping[str, 
     if unknown:
         allowed = ", ".join(known) or "none"
         raise InputError(f"{key} {name!r} has no option {unknown[0]!r}; allowed: {allowed}")
-
     try:
         if "parts" in options:
             parts = [_named(part) for part in options["parts"]]
             return kind(tuple(member(kinds, f"{key}.parts", *part) for part in parts))
         return kind(**options)
-    except (TypeError, KeyError, AttributeError) as error:  # a value of another type
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:  # of another type
         raise InputError(f"{key} {name!r}: {error}") from None
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edgeadapt.errors import InputError
 from edgeadapt.host.tuning.contracts import Delta
 from edgeadapt.host.tuning.sites import Site
 
@@ -63,8 +64,14 @@ def numbers_at(delta: Delta, site: Site, size: int) -> int:
 def uniform_plan(
     delta: Delta, sites: Sequence[Site], size: int, whole: Mapping[str, tuple[int, ...]]
 ) -> Plan:
-    """Every site that the delta applies to gets this size, or the largest below it that it has."""
+    """Every site that the delta applies to gets this size, or the largest below it that it has.
+
+    Raises:
+        InputError: the delta applies to none of these sites, and nothing is trained whole.
+    """
     sizes = [max((one for one in delta.sizes(site) if one <= size), default=0) for site in sites]
+    if not any(sizes) and not whole:
+        raise InputError(f"{delta.name} applies to none of these sites, so nothing would be tuned")
     return planned(delta, sites, sizes, whole)
 
 

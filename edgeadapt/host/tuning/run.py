@@ -6,7 +6,7 @@ import copy
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +19,13 @@ from edgeadapt.host.data.labelled import Labelled
 from edgeadapt.host.encoders.networks import Normalised, normalised, to_nchw
 from edgeadapt.host.training.train import evaluate, train
 from edgeadapt.host.tuning.budget import Budget, Stored, plan_within
-from edgeadapt.host.tuning.codecs import WHOLE_CODEC
 from edgeadapt.host.tuning.codecs import codec as codec_of
+from edgeadapt.host.tuning.codecs import whole_codec
 from edgeadapt.host.tuning.contracts import Delta, Score, Start
 from edgeadapt.host.tuning.control import Control
 from edgeadapt.host.tuning.deltas.whole import Head
 from edgeadapt.host.tuning.network import TunedNetwork, Values
-from edgeadapt.host.tuning.plan import Plan, key_of, uniform_plan
+from edgeadapt.host.tuning.plan import Plan, key_of, planned, uniform_plan
 from edgeadapt.host.tuning.probe import Probe, classifier_of, features, fit_probe
 from edgeadapt.host.tuning.sites import Site, matching, sites_of
 from edgeadapt.host.tuning.statistics import Statistics
@@ -190,12 +190,10 @@ def tune(
     applied = [site for site in inside if settings.delta.sizes(site)]
     statistics = _statistics(base, data, applied, settings)
     stored = Stored(settings.codec, settings.start.stored if settings.start else 1)
-    if settings.budget is None:
-        plan = uniform_plan(settings.delta, inside, settings.size, whole)
-        if not plan.sites and not isinstance(settings.delta, Head):
-            raise InputError(
-                f"{plan.delta.name} applies to none of these sites, so nothing would be tuned"
-            )
+    if isinstance(settings.delta, Head):
+        plan = planned(settings.delta, (), (), whole)
+    elif settings.budget is None:
+        plan = replace(uniform_plan(settings.delta, inside, settings.size, {}), whole=whole)
     else:
         costs = None if settings.score is None else partial(settings.score.cost, s=statistics)
         plan = plan_within(settings.budget, settings.delta, inside, whole, stored, costs)
@@ -297,9 +295,9 @@ def _first_values(
 
 def _stored(values: Values, plan: Plan, codec: str) -> dict[str, Tensor]:
     """The numbers as a file gives them back."""
-    found = {}
+    whole, found = whole_codec(values[name].numpy() for name in plan.whole), {}
     for name, value in values.items():
-        kind = codec_of(WHOLE_CODEC if name in plan.whole else codec)
+        kind = codec_of(whole if name in plan.whole else codec)
         rounded = kind.decode(kind.encode(value.numpy()), tuple(value.shape))
         found[name] = torch.from_numpy(rounded)
     return found

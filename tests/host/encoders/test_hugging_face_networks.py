@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgeadapt.commands.export import built_network, finished_encoder
+from edgeadapt.commands._recipe_steps import built_network, finished_encoder
 from edgeadapt.errors import InputError, RecipeError
 from edgeadapt.host.assembly.composition import compile_encoder
 from edgeadapt.host.data.images import ImageData

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgeadapt.commands.export import built_network, finished_encoder
+from edgeadapt.commands._recipe_steps import built_network, finished_encoder
 from edgeadapt.errors import InputError, RecipeError, RuntimeUnavailable
 from edgeadapt.host import named_encoder
 from edgeadapt.host.data.images import ImageData

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeadapt.errors import InputError
-from edgeadapt.host.tuning.codecs import CODECS, codebook, codec
+from edgeadapt.host.tuning.codecs import CODECS, codebook, codec, whole_codec
 
 BITS = {"8bit": 8, "4bit": 4, "2bit": 2, "1bit": 1}
 shapes = st.lists(st.integers(1, 9), max_size=3).map(tuple)
@@ -109,6 +109,12 @@ def test_what_a_codec_cannot_hold_is_refused() -> None:
         codec("8bit").encode(np.array([3e38, -3e38], np.float32))
     with pytest.raises(InputError, match="no codec 'int8'; there are float32, float16, 8bit"):
         codec("int8")
+
+
+def test_a_classifier_that_float16_cannot_hold_is_kept_in_float32() -> None:
+    small, large = np.ones((2, 3), np.float32), np.full((2, 3), -7e4, np.float32)
+    assert whole_codec([]) == whole_codec([small, np.zeros(0)]) == "float16"
+    assert whole_codec([small, large]) == "float32"
 
 
 @pytest.mark.parametrize("name", CODECS)

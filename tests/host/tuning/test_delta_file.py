@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import subprocess
 import sys
@@ -125,6 +126,14 @@ def relisted(members: dict[str, bytes], **changes: object) -> dict[str, bytes]:
         for name in (VALUES, CARD)
     }
     return {**members, MANIFEST: msgspec.json.encode(fields)}
+
+
+def nested(depth: int) -> dict[str, object]:
+    """Options of unions of unions."""
+    found: dict[str, object] = {}
+    for _ in range(depth):
+        found = {"parts": [{"name": "union", "options": found}]}
+    return found
 
 
 def refused(path: Path, why: str, **options: object) -> None:
@@ -342,7 +351,7 @@ def test_a_run_leaves_the_network_that_it_reported(tmp_path: Path, name: str) ->
     settings = TuneSettings(LowRank(), codec=name, epochs=1, seed=3)
     torch.manual_seed(0)
     run = tune(SmallResidual(2), stripes(32), stripes(32, 1), settings, progress=lambda _: None)
-    file = read_delta(write_tuned(tmp_path / "a.delta", "stripes", run).path)
+    file = read_delta(write_tuned(tmp_path / "a.delta", "stripes", run, with_classifier=True).path)
     assert {key: value.tolist() for key, value in file.values.items()} == {
         key: value.tolist() for key, value in run.values.items()
     }
@@ -350,6 +359,13 @@ def test_a_run_leaves_the_network_that_it_reported(tmp_path: Path, name: str) ->
     assert torch.equal(apply_delta(run.base.network, file)(x), run.network.network(x))
     assert (file.manifest.seed, file.manifest.classes) == (3, ("horizontal", "vertical"))
     assert file.figures["accuracy"] == run.report.accuracy
+    inside = read_delta(write_tuned(tmp_path / "b.delta", "stripes", run).path)
+    assert set(file.values) - set(inside.values) == {"head.weight", "head.bias"}
+    other = copy.deepcopy(run.base.network)
+    other.head = torch.nn.Linear(8, 5)  # of other classes
+    merged = apply_delta(other, inside).state_dict()
+    want = run.network.network.state_dict()
+    assert all(torch.equal(value, want[key]) for key, value in merged.items() if "head" not in key)
 
 
 # -- damage ----------------------------------------------------------------------------------------
@@ -569,6 +585,9 @@ def test_any_classifier_may_stand_in_the_base(written: DeltaFile, base: Network)
     [
         ({"delta": "unheard_of"}, "delta = 'unheard_of'; allowed: "),
         ({"options": {"colour": 1}}, "delta 'low_rank' has no option 'colour'"),
+        ({"options": {"scale": "big"}}, "delta 'low_rank': '>' not supported"),
+        ({"delta": "union", "options": nested(150)}, "delta"),
+        ({"delta": "scale_shift", "options": {}}, "scale_shift has no size 2 at first"),
         ({"options": {"scale": -1.0}}, "low_rank has a scale above 0, got -1.0"),
         ({"sites": {"gone": "2 1x2x18 1x8x2", "x": "2 2x2x36 2x6x2"}}, "has no module 'gone'"),
         ({"sites": {"": "2 1x2x18 1x8x2", "x": "2 2x2x36 2x6x2"}}, "'' is Network, which has no"),
