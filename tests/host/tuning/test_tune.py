@@ -4,6 +4,7 @@ what comes of an interruption, and which errors name what is wrong.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 from torch import nn
 from toy_training import interrupt_at, network, stripes, tones
 
+from edgeadapt.bundle import read_bundle
 from edgeadapt.errors import InputError
 from edgeadapt.host.tuning.budget import Budget
+from edgeadapt.host.tuning.delta_file import read_delta
 from edgeadapt.host.tuning.deltas.low_rank import LowRank
 from edgeadapt.host.tuning.deltas.scale_shift import ScaleShift
 from edgeadapt.host.tuning.deltas.whole import Bias, Full, Head
@@ -154,3 +157,86 @@ def test_signals_are_tuned_as_images_are() -> None:
     found = tune(base, fit, tones(96, 1), settings, progress=lambda line: None)
     assert found.report.merge_error <= 1e-6
     assert found.report.accuracy >= found.report.accuracy_before - 0.05
+
+
+RECIPE = """
+[encoder]
+network = "small-residual"
+options = { widths = [6, 8, 8] }
+[data]
+kind = "npz"
+path = "stripes.npz"
+[tune]
+method = "low_rank"
+budget = { bytes = 1200 }
+allocate = "squared_gradient"
+epochs = 2
+batch = 16
+lr = 0.02
+[tune.control]
+kind = "npz"
+path = "stripes.npz"
+[export]
+name = "stripes"
+class_slots = 4
+domain_slots = 2
+batches = [8]
+adapt = "off"
+stress = false
+"""
+
+
+def test_the_command_leaves_a_signed_delta_merged_weights_and_a_bundle(
+    run: Any, tmp_path: Path
+) -> None:
+    data = stripes(240)
+    np.savez(tmp_path / "stripes.npz", x=data.x, y=data.y, classes=np.array(data.classes))
+    recipe = tmp_path / "stripes.toml"
+    recipe.write_text(RECIPE, encoding="utf-8")
+    run("keygen", tmp_path / "maker.pem")
+    said = run("tune", recipe, "--key", tmp_path / "maker.pem")
+    for line in ("numbers trained inside", "control after", "merge error", "peak memory"):
+        assert line in said
+    file = read_delta(tmp_path / "stripes.delta", trust=tmp_path / "maker.pem.pub")
+    assert 600 < file.figures["bytes"] <= 1200
+    assert not (tmp_path / "stripes.checkpoint.safetensors").exists()
+    bundle = read_bundle(tmp_path / "stripes.edge", trust=tmp_path / "maker.pem.pub")
+
+    # the merged weights are a network like any other, and its encoder has no node more
+    plain = tmp_path / "plain.toml"
+    untuned = RECIPE[: RECIPE.index("[tune]")] + RECIPE[RECIPE.index("[export]") :]
+    plain.write_text(
+        untuned.replace("[data]", 'weights = "stripes.safetensors"\n[data]'), encoding="utf-8"
+    )
+    run("export", plain, "-o", tmp_path / "plain.edge")
+    again = read_bundle(tmp_path / "plain.edge")
+    counts = [{spec.file: spec.nodes for spec in one.manifest.graphs} for one in (bundle, again)]
+    assert counts[0] == counts[1] and max(counts[0].values()) > 10
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('method = "low_rank"', 'method = "lowrank"', "tune.method = 'lowrank'; allowed: bias"),
+        ("{ bytes = 1200 }", "{ bytes = 1200, share = 0.5 }", "one of bytes, parameters and share"),
+        ("{ bytes = 1200 }", "{ bytes = 12 }", "a budget of 12 bytes is too small for low_rank"),
+        ('"squared_gradient"', '"gradients"', "tune.allocate = 'gradients'; allowed"),
+        ("[tune]\n", '[tune]\nsites = ["head*"]\n', "no site of the network fits 'head\\*'"),
+        ("[tune]\n", '[tune]\nstart = "kronecker_svd"\n', "for tune.method = 'kronecker'"),
+        (
+            'network = "small-residual"\noptions = { widths = [6, 8, 8] }',
+            'file = "e.onnx"',
+            "no backward",
+        ),
+    ],
+)
+def test_bad_recipes_get_one_clear_line(
+    run: Any, tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    data = stripes(64)
+    np.savez(tmp_path / "stripes.npz", x=data.x, y=data.y, classes=np.array(data.classes))
+    recipe = tmp_path / "stripes.toml"
+    assert old in RECIPE
+    recipe.write_text(RECIPE.replace(old, new), encoding="utf-8")
+    run("tune", recipe, code=2)
+    assert re.search(said, run.error), run.error
