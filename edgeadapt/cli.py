@@ -112,6 +112,14 @@ COMMANDS = {
         " (host extra)",
     ),
     "train": ("export:train", "train the encoder of a recipe (host extra)"),
+    "tune": (
+        "tune:tune",
+        "train a few numbers inside the pretrained encoder of a recipe (host extra)",
+    ),
+    "methods": (
+        "methods:methods",
+        "the 65 published methods that were read for this, what each is for, and how it measured",
+    ),
     "compile": (
         "compile:compile_file",
         "a learning step in a Python file becomes a checked graph (host extra)",

@@ -12,7 +12,9 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from edgeadapt.errors import BundleError
@@ -20,6 +22,9 @@ from edgeadapt.errors import BundleError
 MANIFEST, CARD, SIGNATURE = "manifest.json", "card.json", "manifest.sig"
 MAX_ARCHIVE_BYTES = 2 << 30
 MAX_MEMBERS = 4096
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_SIGNATURE_BYTES = 4096
+MAX_CARD_BYTES = 16 << 20
 _MAX_NAME = 255
 
 _LOCAL = struct.Struct("<4s5H3I2H")
@@ -165,6 +170,28 @@ def read_chunks(file: BinaryIO, entry: Entry) -> Iterator[bytes]:
         yield block
     if crc != entry.crc:
         raise BundleError(f"{entry.name}: damaged, its CRC-32 does not match")
+
+
+def read_small(file: BinaryIO, entry: Entry, limit: int) -> bytes:
+    """As :func:`read_entry`, of a member that has to fit into memory.
+
+    Raises:
+        BundleError: it is larger than the limit, or damaged.
+    """
+    if entry.size > limit:
+        raise BundleError(f"{entry.name}: {entry.size} bytes, the limit is {limit}")
+    return read_entry(file, entry)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name in front of every refusal, and turn the system's errors into one."""
+    try:
+        yield
+    except BundleError as error:
+        raise BundleError(f"{path.name or path}: {error}") from error.__cause__
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}") from error
 
 
 def _at(file: BinaryIO, offset: int, size: int) -> bytes:

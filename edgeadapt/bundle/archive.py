@@ -9,8 +9,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -24,26 +23,26 @@ from edgeadapt._durable import replace_file
 from edgeadapt.bundle import _container as container
 from edgeadapt.bundle import _weights as weight_files
 from edgeadapt.bundle._batches import usual_batches
-from edgeadapt.bundle._container import CARD, MANIFEST, SIGNATURE, Entry
+from edgeadapt.bundle._container import (
+    CARD,
+    MANIFEST,
+    MAX_CARD_BYTES,
+    MAX_MANIFEST_BYTES,
+    MAX_SIGNATURE_BYTES,
+    SIGNATURE,
+    Entry,
+    naming,
+    read_small,
+)
 from edgeadapt.bundle._external_data import check_external_data
 from edgeadapt.bundle._space import TensorHashes, check_space, watch_encoder
 from edgeadapt.bundle._weights import FACTORY, FROZEN, GUARD, Arrays
 from edgeadapt.bundle.codec import decode_manifest, encode_manifest
 from edgeadapt.bundle.schema import GraphSpec, Manifest, Member
-from edgeadapt.bundle.signature import (
-    decode_signature,
-    encode_signature,
-    load_public_key,
-    sign,
-    verify,
-)
+from edgeadapt.bundle.signature import check_signature, encode_signature, sign
 from edgeadapt.errors import BundleError
 from edgeadapt.paths import check_path
 from edgeadapt.runtime import GraphFile
-
-MAX_MANIFEST_BYTES = 4 << 20
-_MAX_SIGNATURE_BYTES = 4096
-_MAX_CARD_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,7 @@ class Bundle:
                 finite.
         """
         data = self._read(member)
-        with _naming(self.path):
+        with naming(self.path):
             return weight_files.decode_weights(self.manifest, member, data)
 
     @cached_property
@@ -90,7 +89,7 @@ class Bundle:
         return GraphFile(spec.file, model, frozen, batches=batches, precision=spec.precision)
 
     def _read(self, name: str) -> builtins.bytes:
-        with _naming(self.path), open(self.path, "rb") as file:
+        with naming(self.path), open(self.path, "rb") as file:
             listed = self.manifest.members.get(name)
             if listed is None:
                 raise BundleError(f"{name}: no such member")
@@ -124,7 +123,7 @@ def write_bundle(
         BundleError: names the member that is wrong, or says why the file cannot be written.
     """
     path = Path(path)
-    with _naming(path):
+    with naming(path):
         contents = dict(graphs) | {
             name: weight_files.encode_weights(manifest, name, values)
             for name, values in weights.items()
@@ -172,7 +171,7 @@ def read_bundle(
         InputError: not a path.
     """
     path = check_path(path, "a bundle")
-    with _naming(path):
+    with naming(path):
         if path.exists() and not path.is_file():
             raise BundleError("archive: not a regular file")
         with open(path, "rb") as file:
@@ -186,15 +185,11 @@ def _open(
     file: BinaryIO, size: int, path: Path, trust: Sequence[str | Path], require_signature: bool
 ) -> Bundle:
     entries = container.read_directory(file, size)
-    raw = _small(file, entries[MANIFEST], MAX_MANIFEST_BYTES)
-    signed_by = None
+    raw = read_small(file, entries[MANIFEST], MAX_MANIFEST_BYTES)
+    given = None
     if SIGNATURE in entries:
-        signature = decode_signature(_small(file, entries[SIGNATURE], _MAX_SIGNATURE_BYTES))
-        signed_by = verify(raw, signature, trust)
-    elif require_signature:
-        for key in trust:
-            load_public_key(key)  # one that cannot be read is what is wrong first
-        raise BundleError(f"{SIGNATURE}: absent; an unsigned bundle is refused here")
+        given = read_small(file, entries[SIGNATURE], MAX_SIGNATURE_BYTES)
+    signed_by = check_signature(raw, given, trust, require_signature)
     try:
         manifest = decode_manifest(raw)
     except (ValueError, RecursionError, AttributeError) as error:
@@ -214,7 +209,7 @@ def _open(
         check_external_data(graph.file, model, graph.frozen)
     weight_files.check_complete(manifest, _check_weights(file, entries, manifest))
     check_space(manifest, encoder)
-    card = _card(_small(file, entries[CARD], _MAX_CARD_BYTES))
+    card = _card(read_small(file, entries[CARD], MAX_CARD_BYTES))
     return Bundle(path, manifest, card, signed_by, hashlib.sha256(raw).hexdigest(), size)
 
 
@@ -274,28 +269,11 @@ def _verified(file: BinaryIO, entry: Entry, listed: Member) -> bytes:
     return data
 
 
-def _small(file: BinaryIO, entry: Entry, limit: int) -> bytes:
-    if entry.size > limit:
-        raise BundleError(f"{entry.name}: {entry.size} bytes, the limit is {limit}")
-    return container.read_entry(file, entry)
-
-
 def _card(data: bytes) -> dict[str, Any]:
     try:
         return msgspec.json.decode(data, type=dict[str, Any])
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{CARD}: {error}") from None
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name in front of every refusal, and turn the system's errors into one."""
-    try:
-        yield
-    except BundleError as error:
-        raise BundleError(f"{path.name or path}: {error}") from error.__cause__
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror or error}") from error
 
 
 __all__ = ["FACTORY", "FROZEN", "GUARD", "Bundle", "read_bundle", "write_bundle"]

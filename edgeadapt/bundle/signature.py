@@ -200,6 +200,35 @@ def verify(manifest: bytes, signature: Signature, trusted_keys: Sequence[str | P
     return signature.key_id
 
 
+def check_signature(
+    manifest: bytes,
+    given: bytes | None,
+    trusted_keys: Sequence[str | Path],
+    is_required: bool,
+    what: str = "bundle",
+) -> str | None:
+    """As :func:`verify`, of a file that may have no signature.
+
+    Args:
+        given: the bytes of ``manifest.sig``, None without one.
+        is_required: refuse a file without one.
+        what: is signed, for the message.
+
+    Returns:
+        The key id of the signer; None if nobody signed.
+
+    Raises:
+        BundleError: the signature is wrong, its key is not trusted, or it is absent and required.
+    """
+    if given is not None:
+        return verify(manifest, decode_signature(given), trusted_keys)
+    if is_required:
+        for key in trusted_keys:
+            load_public_key(key)  # one that cannot be read is what is wrong first
+        raise BundleError(f"{_MEMBER}: absent; an unsigned {what} is refused here")
+    return None
+
+
 def encode_signature(signature: Signature) -> bytes:
     """The bytes of ``manifest.sig``."""
     return msgspec.json.format(msgspec.json.encode(signature, order="sorted"), indent=2)

@@ -1,6 +1,7 @@
 """A recipe: one TOML file that says which encoder, which data, how to train and how to export.
 
-Sections are ``[encoder]``, ``[data]``, ``[train]`` and ``[export]``; ``seed`` stands above them. A
+Sections are ``[encoder]``, ``[data]``, ``[train]`` or ``[tune]``, and ``[export]``; ``seed`` stands
+above them. A
 missing key has its default; an unknown key or a value that is not allowed is a ``RecipeError`` that
 names the file, the key and what is allowed. Relative paths are taken from the folder of the recipe.
 
@@ -32,6 +33,7 @@ from edgeadapt.host.recipe_sections import (
     ExportSection,
     Recipe,
     TrainSection,
+    TuneSection,
 )
 from edgeadapt.host.training.settings import rate_and_decay
 
@@ -62,12 +64,21 @@ def load_recipe(path: str | Path) -> Recipe:
         )
         data = msgspec.structs.replace(data, size=size, colour=data.colour or "rgb")
     downloads = recipe.encoder.pretrained.startswith("hub:")
+    tune = recipe.tune
+    if tune is not None and tune.control is not None:
+        control = _resolved(path, tune.control, "path", "validation_path")
+        if not _has_own_size(control):
+            control = msgspec.structs.replace(
+                control, size=control.size or data.size, colour=control.colour or data.colour
+            )
+        tune = msgspec.structs.replace(tune, control=control)
     return msgspec.structs.replace(
         recipe,
         encoder=_resolved(
             path, recipe.encoder, "weights", "file", *(() if downloads else ("pretrained",))
         ),
         data=data,
+        tune=tune,
         train=msgspec.structs.replace(recipe.train, lr=lr, weight_decay=weight_decay),
     )
 
@@ -208,6 +219,18 @@ def _check(path: Path, recipe: Recipe) -> None:
             f'{path}: export.adapt = "act" is earned on the stress streams; allowed: export.stress'
             ' = true, "short" or "long"'
         )
+    if recipe.tune is not None and encoder.file:
+        raise RecipeError(
+            f"{path}: encoder.file is a finished encoder, which has no backward pass, so nothing"
+            " inside it can be tuned; [tune] is allowed with encoder.network. On a finished one"
+            " learn heads and adaptors behind it"
+        )
+    budget = recipe.tune.budget if recipe.tune is not None else None
+    if budget is not None and sum(v is not None for v in msgspec.structs.astuple(budget)) != 1:
+        raise RecipeError(
+            f"{path}: tune.budget has one of bytes, parameters and share; for example {{ bytes ="
+            " 20000 }"
+        )
     if not export.batches or list(export.batches) != sorted(set(export.batches)):
         raise RecipeError(
             f"{path}: export.batches = {list(export.batches)}; allowed: increasing whole numbers,"
@@ -228,6 +251,7 @@ __all__ = [
     "ExportSection",
     "Recipe",
     "TrainSection",
+    "TuneSection",
     "load_data",
     "load_recipe",
 ]

@@ -108,6 +108,44 @@ class TrainSection(_Section, frozen=True, kw_only=True):
     threads: Positive | None = None
 
 
+class BudgetSection(_Section, frozen=True, kw_only=True):
+    """The most that a tuned encoder's numbers may take: one of ``bytes`` in the ``.delta``,
+    ``parameters``, or a ``share`` of the weights that may be tuned. The classifier is not counted.
+    """
+
+    bytes: Positive | None = None
+    parameters: Positive | None = None
+    share: Annotated[float, Meta(gt=0, le=1)] | None = None
+
+
+class TuneSection(_Section, frozen=True, kw_only=True):
+    """Which numbers inside the encoder are trained by ``edgeadapt tune``, and how.
+
+    ``method`` is a delta and ``options`` its settings; ``size`` is what every site gets without a
+    ``budget``, such as a rank; ``sites`` are shell patterns of paths. ``start`` names other first
+    values than the delta's own. ``budget`` bounds all sites together and ``allocate`` is the score
+    that shares it, or ``"uniform"``. ``codec`` is how the numbers are stored. ``epochs`` to
+    ``augment`` are those of training, by AdamW; ``lr`` by default goes with the method.
+    ``control`` is a data section: what must not be lost.
+    """
+
+    method: str = "low_rank"
+    options: dict[str, Any] = {}
+    size: Positive = 4
+    sites: tuple[str, ...] = ("*",)
+    start: str = ""
+    start_options: dict[str, Any] = {}
+    budget: BudgetSection | None = None
+    allocate: str = "uniform"
+    codec: Literal["float32", "float16", "8bit", "4bit", "2bit", "1bit"] = "float16"
+    epochs: Positive = 20
+    batch: Annotated[int, Meta(ge=2)] = 32
+    lr: Annotated[float, Meta(gt=0, lt=1000)] | None = None
+    weight_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    augment: Augment = "plain"
+    control: DataSection | None = None
+
+
 class ExportSection(_Section, frozen=True, kw_only=True):
     """What the bundle is called, its number (raise ``version`` with every bundle that you ship),
     and how much it can grow.
@@ -143,22 +181,25 @@ class ExportSection(_Section, frozen=True, kw_only=True):
 
 
 class Recipe(_Section, frozen=True, kw_only=True):
-    """The whole file. ``seed`` (0 to 2**31 - 1) is that of initial weights, order, augmentation and
-    hold-out.
+    """The whole file. With ``tune`` the network is tuned where it would be trained. ``seed`` (0 to
+    2**31 - 1) is that of initial weights, order, augmentation and hold-out.
     """
 
     data: DataSection
     export: ExportSection
     encoder: EncoderSection = EncoderSection()
     train: TrainSection = TrainSection()
+    tune: TuneSection | None = None
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
 
 
 __all__ = [
+    "BudgetSection",
     "DataSection",
     "EncoderSection",
     "ExportSection",
     "InputSection",
     "Recipe",
     "TrainSection",
+    "TuneSection",
 ]

@@ -27,7 +27,6 @@ from edgeadapt.bundle import (
     _container,
     _external_data,
     _weights,
-    archive,
     read_bundle,
     write_bundle,
 )
@@ -479,9 +478,9 @@ def test_the_documented_limits_are_those_of_the_code() -> None:
         "list of members at the end of the archive, bytes": str(
             _container.MAX_MEMBERS * (_container._CENTRAL.size + _container._MAX_NAME)
         ),
-        "`manifest.json`, bytes": str(archive.MAX_MANIFEST_BYTES),
-        "`manifest.sig`, bytes": str(archive._MAX_SIGNATURE_BYTES),
-        "`card.json`, bytes": str(archive._MAX_CARD_BYTES),
+        "`manifest.json`, bytes": str(_container.MAX_MANIFEST_BYTES),
+        "`manifest.sig`, bytes": str(_container.MAX_SIGNATURE_BYTES),
+        "`card.json`, bytes": str(_container.MAX_CARD_BYTES),
         "header of a weight file, bytes": str(_weights._MAX_HEADER_BYTES),
         "nesting of an ONNX model": str(_external_data._MAX_DEPTH),
         "fields of an ONNX model that are looked at": str(_external_data._MAX_FIELDS),

@@ -10,7 +10,8 @@ import pytest
 
 import edgeadapt
 from edgeadapt.cli import main
-from edgeadapt.commands.export import export_recipe, split_data
+from edgeadapt.commands._recipe_steps import split_data
+from edgeadapt.commands.export import export_recipe
 from edgeadapt.errors import InputError, RecipeError
 from edgeadapt.host.recipe import Recipe, load_recipe
 

@@ -83,7 +83,7 @@ def test_the_demo_recipe_shows_every_key_of_its_encoder_data_and_training() -> N
         (
             MINIMAL + "[training]\n",
             "unknown key training;",
-            "allowed: data, export, encoder, train, seed",
+            "allowed: data, export, encoder, train, tune, seed",
         ),
         (MINIMAL + "[train]\nepochs = 0\n", "train.epochs = 0;", "a whole number >= 1"),
         (MINIMAL + '[train]\nepochs = "six"\n', "train.epochs = 'six';", "a whole number >= 1"),

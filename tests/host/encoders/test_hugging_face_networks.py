@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgeadapt.commands.export import _network, finished_encoder
+from edgeadapt.commands._recipe_steps import built_network, finished_encoder
 from edgeadapt.errors import InputError, RecipeError
 from edgeadapt.host.assembly.composition import compile_encoder
 from edgeadapt.host.data.images import ImageData
@@ -315,7 +315,7 @@ def test_a_recipe_names_a_folder_beside_it_and_training_goes_on_from_there(
     x = torch.from_numpy(IMAGES).float().permute(0, 3, 1, 2)
     with torch.no_grad():
         assert finished_encoder(recipe, data)(x).shape == (4, 16)
-    fine = _network(recipe, data, "")
+    fine = built_network(recipe, data, "")
     assert fine(normalised()).shape == (4, 2)
     assert torch.equal(
         fine.model.embedder.embedder.convolution.weight, model.embedder.embedder.convolution.weight

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgeadapt.commands.export import _network, finished_encoder
+from edgeadapt.commands._recipe_steps import built_network, finished_encoder
 from edgeadapt.errors import InputError, RecipeError, RuntimeUnavailable
 from edgeadapt.host import named_encoder
 from edgeadapt.host.data.images import ImageData
@@ -91,7 +91,7 @@ def test_a_recipe_with_pretrained_weights_is_a_finished_encoder_of_its_own_image
     (tmp_path / weights.name).write_bytes(weights.read_bytes())
     data = ImageData(IMAGES, np.arange(6) % 2, ("a", "b"))
     assert isinstance(finished_encoder(found, data), Normalised)
-    fine = _network(found, data, found.encoder.pretrained)
+    fine = built_network(found, data, found.encoder.pretrained)
     assert fine.classifier[3].out_features == 2 and torch.equal(
         fine.features[0][0].weight, torch.load(weights)["features.0.0.weight"]
     )
@@ -173,7 +173,7 @@ def test_a_timm_network_has_the_size_and_moments_of_its_own_table(
     network = build_network("timm:vit_tiny_patch16_224", 3, 3, img_size=32)
     assert network.input_moments == ([127.5] * 3, [127.5] * 3)
     data = ImageData(IMAGES, np.arange(6) % 3, ("a", "b", "c"))
-    assert _network(found, data, "")(pixels(IMAGES)).shape == (
+    assert built_network(found, data, "")(pixels(IMAGES)).shape == (
         6,
         3,
     ), "the recipe makes it for 32 px"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeadapt.commands.export import _say_plain_pixels, finished_encoder
+from edgeadapt.commands._recipe_steps import finished_encoder, say_plain_pixels
 from edgeadapt.errors import InputError, RecipeError
 from edgeadapt.host import OnnxFile, PixelInput
 from edgeadapt.host.compile.emit import Emitted
@@ -164,10 +164,10 @@ def test_images_have_the_size_that_a_file_fixes_and_plain_pixels_are_said(tmp_pa
     file = written(tmp_path / "net.onnx", ["n", 3, 20, 24])
     assert load_recipe(tmp_path / "r.toml").data.size == (20, 24)
     lines: list[str] = []
-    _say_plain_pixels(file, lines.append)
+    say_plain_pixels(file, lines.append)
     assert "gets pixel values from 0 to 255" in lines[0] and "[encoder.input]" in lines[0]
     own = [node("Sub", ["image", "mean"], ["a"]), node("Div", ["a", "std"], ["x"])]
-    _say_plain_pixels(written(tmp_path / "net.onnx", ["n", 20, 24, 3], own), lines.append)
+    say_plain_pixels(written(tmp_path / "net.onnx", ["n", 20, 24, 3], own), lines.append)
     assert len(lines) == 1 and load_recipe(tmp_path / "r.toml").data.size == (20, 24)
     written(tmp_path / "net.onnx", FREE)
     assert load_recipe(tmp_path / "r.toml").data.size == (96, 96)
