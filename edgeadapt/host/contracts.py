@@ -288,9 +288,18 @@ def evidence(name: str, shape: tuple[int, ...], class_axis: int | None) -> Tenso
     )
 
 
-def frozen(name: str, shape: tuple[int, ...]) -> TensorSpec:
-    """Fixed at export."""
-    return TensorSpec(name=name, dtype="float32", shape=shape, kind="frozen", persist="never")
+def frozen(name: str, shape: tuple[int, ...], class_axis: int | None = None) -> TensorSpec:
+    """Fixed at export. With a class axis it grows with ``class_slots``; nothing clears it, so where
+    a class may be removed and its slot taken by another, let evidence speak for the class.
+    """
+    return TensorSpec(
+        name=name,
+        dtype="float32",
+        shape=shape,
+        kind="frozen",
+        class_axis=class_axis,
+        persist="never",
+    )
 
 
 def derived(

@@ -56,11 +56,11 @@ class Settings:
         class_slots, domain_slots: capacity, fixed at export.
         head: ``slda`` (streaming linear discriminant analysis whose scales and shrinkage are chosen
             by cross-fitting), ``ridge``, ``nearest_mean``, ``key_value``, or a head of your own (an
-            object, see ``methods/base.py``).
+            object, see ``host/contracts.py``).
         random_features: width for the ridge; -1 chooses 512 below 64 dimensions, else none.
         penalty, balance: of the ridge head, see ``methods/heads/ridge.py``.
         state_kib: instead of ``head``, the best head on held-out calibration samples whose tensors
-            take no more, see ``ladder.py``; None for ``head``.
+            take no more, see ``head_search.py``; None for ``head``.
         novelty: ``auto`` (by held-out classes) or a score's name.
         novelty_kib: with ``auto``, scores whose frozen tensors, evidence and derived copies take
             more are left out; None for no limit.

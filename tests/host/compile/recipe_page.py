@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -82,10 +83,11 @@ def summary(found: Sequence[Row], version: str) -> str:
     failed = [row for row in found if row.built.error]
     today = datetime.datetime.now(datetime.timezone.utc).date()
     lines = [
-        (
+        *textwrap.wrap(
             f"{len(found)} distinct graphs of {len(RECIPES)} recipes, {len(found) - len(failed)}"
             f" built; {today}, {version}, torch {torch.__version__.partition('+')[0]}, onnxruntime"
-            f" {onnxruntime.__version__}."
+            f" {onnxruntime.__version__}.",
+            100,
         ),
         "",
         "| recipe | input | head | novelty | label-free | besides | graphs built |",
