@@ -200,10 +200,15 @@ def built_network(recipe: Recipe, fit: Labelled, pretrained: str) -> Any:
 
 
 def _size_option(recipe: Recipe, fit: Labelled) -> dict[str, Any]:
+    """The option that makes the recipe's network one for images of this size."""
     from edgeadapt.host.encoders.named_networks import size_option
 
-    height, width = (*fit.x.shape[1:3], 0, 0)[:2]
-    return size_option(recipe.encoder.network, (height, width)) if fit.x.ndim > 2 else {}
+    if fit.x.ndim < 3:
+        return {}
+    height, width = fit.x.shape[1:3]
+    if recipe.encoder.network == "efficientnet-lite0":  # it pads as for the size that it is told
+        return {"image_size": (height, width)}
+    return size_option(recipe.encoder.network, (height, width))
 
 
 def _onnx_file(given: Any) -> Any:

@@ -197,3 +197,20 @@ def test_a_pretrained_efficientnet_lite0_has_imagenet_features_and_sees_gray_in_
             features(by_gray, to_nchw(gray).float()), features(by_colour, replicated), atol=1e-4
         )
         assert by_gray(to_nchw(gray).float()).shape == (2, 5)
+
+
+def test_a_recipe_tells_efficientnet_lite_the_size_of_its_images() -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    from edgeadapt.commands._recipe_steps import built_network
+    from edgeadapt.host.data.images import ImageData
+    from edgeadapt.host.recipe_sections import DataSection, EncoderSection, ExportSection, Recipe
+
+    recipe = Recipe(
+        data=DataSection(kind="npz", path="x"),
+        export=ExportSection(name="x"),
+        encoder=EncoderSection(network="efficientnet-lite0"),
+    )
+    data = ImageData(np.zeros((2, 48, 48, 3), np.uint8), np.array([0, 1]), ("a", "b"))
+    network = built_network(recipe, data, "").eval()
+    with torch.no_grad():
+        assert network.extract_features(torch.zeros(1, 3, 48, 48)).shape[2:] == (2, 2)
