@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgeadapt.errors import InputError
 from edgeadapt.host.tuning import members
+from edgeadapt.host.tuning.codecs import codec
 from edgeadapt.host.tuning.deltas.kronecker import Kronecker, factors, kronecker_sum
 from edgeadapt.host.tuning.deltas.low_rank import LowRank
 from edgeadapt.host.tuning.sites import Site, sites_of
@@ -128,7 +129,7 @@ def test_keep_takes_less_of_the_energy_than_plain_and_learn_more(groups: int) ->
     shares = {}
     for part in ("keep", "learn"):
         values = ContextOriented(part=part)(site, 4, w, moments, g)  # type: ignore[arg-type]
-        shares[part] = energy(values["up"] @ values["down"], moment, weight)
+        shares[part] = energy(values["up0"] @ values["down0"], moment, weight)
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     least = u[:, :, -4:] * s[:, None, -4:] @ vh[:, -4:]
     most = u[:, :, :4] * s[:, None, :4] @ vh[:, :4]
@@ -141,7 +142,7 @@ def test_what_was_taken_apart_is_the_weight() -> None:
     site, statistics, _ = moments("wide")
     whole = ContextOriented()(site, 12, TOY.weights, statistics, seeded())
     weight = site.matrix(TOY.weights[site.weight])
-    assert torch.allclose(whole["up"] @ whole["down"], weight, atol=1e-4)
+    assert torch.allclose(whole["up0"] @ whole["down0"], weight, atol=1e-4)
     with pytest.raises(InputError, match="'keep' or 'learn', got 'both'"):
         ContextOriented(part="both")  # type: ignore[arg-type]
 
@@ -167,10 +168,10 @@ def planted(terms: int, groups: int = 2) -> tuple[Site, dict[str, Tensor]]:
 def test_a_planted_sum_of_two_products_is_recovered_exactly() -> None:
     site, w = planted(2)
     values = KroneckerSVD()(site, 2, w, NONE, seeded())
-    found = site.tensor(kronecker_sum(values["left"], values["right"]))
+    found = site.tensor(kronecker_sum(values["left0"], values["right0"]))
     assert torch.allclose(found, w[site.weight], atol=1e-6)
     one = KroneckerSVD()(site, 1, w, NONE, seeded())
-    left = w[site.weight] - site.tensor(kronecker_sum(one["left"], one["right"]))
+    left = w[site.weight] - site.tensor(kronecker_sum(one["left0"], one["right0"]))
     assert left.norm() / w[site.weight].norm() == pytest.approx(0.5 / 1.25**0.5, abs=1e-4)
 
 
@@ -192,9 +193,30 @@ def test_terms_by_energy_and_by_elbow() -> None:
     elbow = KroneckerSVD(by="elbow")
     assert elbow.terms(site, steep) == 1 < elbow.terms(site, flat)
     values = KroneckerSVD("energy", 0.7)(site, 3, w, NONE, seeded())
-    assert values["left"].shape[1] == 3 and values["left0"].shape[1] == 1
-    assert values["left"][:, :1].any() and not values["left"][:, 1:].any()
+    assert values["left"].shape[1] == 3 and bool((values["left0"][:, 1:] == 0).all())
+    assert bool((values["right"][:, 1:] != 0).all()) and bool((values["right"][:, :1] == 0).all())
+    assert values["left0"][:, :1].any() and not values["left"].any()
     assert values["right"][:, 1:].abs().amin() > 0  # so that left gets a gradient
     for wrong in ({"by": "rank"}, {"energy": 0.0}, {"energy": 1.5}):
         with pytest.raises(InputError, match="kronecker_svd has"):
             KroneckerSVD(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "most"), [("float16", 0.002), ("8bit", 0.05), ("4bit", 0.3)])
+def test_a_codec_rounds_what_was_learned_and_not_what_was_there(name: str, most: float) -> None:
+    """Start and difference are rounded apart, and the start is taken away as it was rounded."""
+    site, statistics, _ = moments("wide")
+    draw, kind = seeded(1), codec(name)
+    values = ContextOriented()(site, 4, TOY.weights, statistics, seeded())
+    for key in ("up", "down"):
+        values[key] = 0.01 * torch.randn(values[key].shape, generator=draw)
+    rounded = {
+        key: torch.from_numpy(kind.decode(kind.encode(value.numpy()), tuple(value.shape)))
+        for key, value in values.items()
+    }
+    base = TOY.weights[site.weight]
+    want = LowRank().merged(site, TOY.weights, values)[site.weight] - base
+    got = LowRank().merged(site, TOY.weights, rounded)[site.weight] - base
+    assert (got - want).norm() < most * want.norm()
+    untouched = {**rounded, "up": 0 * values["up"], "down": 0 * values["down"]}
+    assert torch.equal(LowRank().merged(site, TOY.weights, untouched)[site.weight], base)

@@ -46,9 +46,11 @@ class Kronecker:
         return {"left": torch.zeros(shapes["left"]), "right": right}
 
     def merged(self, site: Site, w: Weights, p: Weights) -> dict[str, Tensor]:
-        change = kronecker_sum(p["left"], p["right"])
-        if "left0" in p:  # a start that is not zero takes its own product away
-            change = change - kronecker_sum(p["left0"], p["right0"])
+        left, right = p["left"], p["right"]
+        if "left0" in p:  # numbers are differences from the start, whose own sum is taken away
+            change = kronecker_sum(p["left0"], right) + kronecker_sum(left, p["right0"] + right)
+        else:
+            change = kronecker_sum(left, right)
         return {site.weight: w[site.weight] + site.tensor(change)}
 
 

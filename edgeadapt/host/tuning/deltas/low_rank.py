@@ -25,6 +25,9 @@ MOST = 64
 class LowRank:
     """Matrices (m, n) change by a product of (m, r) and (r, n); the size of a site is r.
 
+    A start that is not zero gives constants ``up0`` and ``down0``; the numbers are differences from
+    them, so that a coarse codec rounds what was learned and not what was there.
+
     Attributes:
         scale: of the product; the learning rate of ``up`` and ``down`` grows with its root.
         by_rank: divide the scale by the square root of r, so that one rate fits all ranks.
@@ -57,9 +60,11 @@ class LowRank:
         return {"down": down, "up": torch.zeros(shapes["up"])}
 
     def merged(self, site: Site, w: Weights, p: Weights) -> dict[str, Tensor]:
-        change = p["up"] @ p["down"]
-        if "up0" in p:  # a start that is not zero takes its own product away
-            change = change - p["up0"] @ p["down0"]
+        up, down = p["up"], p["down"]
+        if "up0" in p:  # (up0 + up) (down0 + down) without the product that the start had
+            change = p["up0"] @ down + up @ (p["down0"] + down)
+        else:
+            change = up @ down
         rank = p["down"].shape[-2]
         scale = self.scale / math.sqrt(rank) if self.by_rank else self.scale
         return {site.weight: w[site.weight] + site.tensor(scale * change)}

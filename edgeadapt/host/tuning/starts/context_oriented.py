@@ -52,7 +52,8 @@ class ContextOriented:
         root = singular[:, take].sqrt()
         down = (root[:, :, None] * (vh[:, take] @ inverse)).float().contiguous()
         up = (u[:, :, take] * root[:, None]).float().contiguous()
-        return {"down": down, "up": up, "down0": down.clone(), "up0": up.clone()}
+        zero = {"down": torch.zeros_like(down), "up": torch.zeros_like(up)}
+        return {**zero, "down0": down, "up0": up}
 
 
 def _invertible(moment: Tensor) -> tuple[Tensor, Tensor]:

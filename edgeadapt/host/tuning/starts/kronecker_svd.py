@@ -60,11 +60,13 @@ class KroneckerSVD:
         left = (root * u[:, :, :terms].transpose(1, 2)).unflatten(2, (m1, n1)).float()
         right = (root * vh[:, :terms]).unflatten(2, (m2, n2)).float()
         rest = Kronecker().start(site, size, w, g)
+        right_of_rest = rest["right"].clone()
+        right_of_rest[:, :terms] = 0.0
         return {
-            "left": torch.cat([left, rest["left"][:, terms:]], 1),
-            "right": torch.cat([right, rest["right"][:, terms:]], 1),
-            "left0": left.contiguous(),
-            "right0": right.contiguous(),
+            "left": rest["left"],
+            "right": right_of_rest,
+            "left0": _padded(left, size),
+            "right0": _padded(right, size),
         }
 
     def terms(self, site: Site, w: Weights) -> int:
@@ -73,6 +75,11 @@ class KroneckerSVD:
         """
         singular = torch.linalg.svdvals(_rearranged(site, w))
         return _terms(singular, self.by, self.energy)
+
+
+def _padded(terms: Tensor, size: int) -> Tensor:
+    """With terms of zero behind, up to ``size``."""
+    return torch.nn.functional.pad(terms, (0, 0, 0, 0, 0, size - terms.shape[1])).contiguous()
 
 
 def _rearranged(site: Site, w: Weights) -> Tensor:
