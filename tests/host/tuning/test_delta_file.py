@@ -321,6 +321,7 @@ def test_a_file_that_was_read_is_written_again_byte_for_byte(
 
 
 def test_thirty_sites_cost_two_and_a_half_kilobytes(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
     from edgeadapt.host.encoders.efficientnet_lite import efficientnet_lite0
 
     base = efficientnet_lite0(classes=14).eval()
