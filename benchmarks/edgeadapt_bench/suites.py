@@ -143,6 +143,12 @@ SUITES = {
     "gain": Suite(
         "whether ten labels bring what they are expected to", "labels.gain", ("quick", "validation")
     ),
+    "tuning": Suite(
+        "deltas inside a pretrained encoder under one budget of bytes, beside a probe and full"
+        " tuning",
+        "tuning.tuning",
+        ("quick", "validation"),
+    ),
     "gpu": Suite(
         "the GPU of this machine: CUDA layer, adaptor step, correction, shipped bundle; what cannot"
         " run says why (tests/gpu/run_all.sh keeps the result)",

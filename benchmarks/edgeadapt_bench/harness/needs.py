@@ -56,6 +56,7 @@ _IMAGES = Needs(wanted_data=("fashion",))
 NEEDS: dict[str, Needs] = {
     "overhead": Needs((HOST, LITE0), ("fashion",)),
     "steps": Needs((HOST, LITE0)),
+    "tuning": Needs((HOST, LITE0), ("fashion", "mnist", "smartwatch")),
     "heads": Needs((HOST,), ("fashion",), (LITE0,)),
     "detection": Needs(wanted=(HOST, LITE0), wanted_data=("fashion",)),
     "noticing": Needs((HOST,), ("emoji", "smartwatch", "mnist"), (LITE0, SKLEARN)),

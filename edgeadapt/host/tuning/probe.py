@@ -64,7 +64,8 @@ def features(network: nn.Module, classifier: str, x: Tensor) -> Tensor:
 
 
 def fit_probe(z: Tensor, y: Tensor, classes: int, *, seed: int = 0) -> Probe:
-    """Multinomial logistic regression, its penalty chosen by four folds.
+    """Multinomial logistic regression, its penalty chosen by four folds; on one thread, so that
+    the same rows give the same bits, and because its matrices are small.
 
     Args:
         z: (N, D) features; each is brought to mean 0 and variance 1, and back in the weights.
@@ -72,6 +73,15 @@ def fit_probe(z: Tensor, y: Tensor, classes: int, *, seed: int = 0) -> Probe:
         classes: K.
         seed: of the folds.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _chosen(z, y, classes, seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _chosen(z: Tensor, y: Tensor, classes: int, seed: int) -> Probe:
     mean, std = z.mean(0), z.std(0, correction=0)
     std = torch.where(std > 1e-6 * (mean.abs() + 1e-6), std, torch.ones(()))
     rows = (z - mean) / std
@@ -97,7 +107,13 @@ def _logits(w: Tensor, rows: Tensor) -> Tensor:
 def _fitted(rows: Tensor, y: Tensor, classes: int, penalty: float) -> Tensor:
     """(K, D + 1), the bias last and without a penalty."""
     w = torch.zeros(classes, rows.shape[1] + 1, requires_grad=True)
-    solver = torch.optim.LBFGS([w], max_iter=_STEPS, line_search_fn="strong_wolfe")
+    solver = torch.optim.LBFGS(
+        [w],
+        max_iter=_STEPS,
+        tolerance_grad=1e-4,
+        tolerance_change=1e-6,
+        line_search_fn="strong_wolfe",
+    )
 
     def loss() -> Tensor:
         solver.zero_grad()
