@@ -16,7 +16,8 @@
 #   make newest   try the newest release of every dependency in an environment of its own, and say
 #                 what it gave; never fails
 #   make lint     make bench [SUITE=overhead]     make constraints     make clean
-# Variables: PYTHON (interpreter), VENV (folder), PIP_FLAGS (options of pip install),
+# Variables: PYTHON (interpreter), VENV (folder), PIP_FLAGS (options of pip install), STOP (when
+#   tests stop: -x),
 #   CONSTRAINTS (file of the versions that were tested; empty: the newest).
 
 VENV ?= .venv
@@ -54,7 +55,8 @@ CORE := tests/device/test_learner.py tests/device/commits/test_durability.py \
   tests/test_imports.py
 # By file: most files of the host, the daemon and the faults make something long once for all their
 # tests. Those of the device do not, so there a worker that is done takes tests from the other.
-TESTS := $(QUIET) $(BIN)/python -m pytest -x -n 2 --dist loadfile
+STOP := -x
+TESTS := $(QUIET) $(BIN)/python -m pytest $(STOP) -n 2 --dist loadfile
 
 test: host
 	$(TESTS:loadfile=worksteal) $(ENGINES:%=--ignore %) $(FAULTS:%=--ignore %) \

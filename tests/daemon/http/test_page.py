@@ -57,6 +57,13 @@ class Camera:
             deliver(Arrival(self.stream, self.name, x=x[-1 - int(time.time() * 5) % 300]))
 
 
+def errors(tab: Tab) -> list[str]:
+    """What a page complains of. A browser slower than the camera asks for pictures that have gone
+    meanwhile, and shows the next.
+    """
+    return [one for one in tab.errors if "404" not in one or "/v1/latest/image" not in one]
+
+
 def opened(
     state: Path,
     token_file: Path | None = None,
@@ -425,7 +432,7 @@ def test_a_question_is_answered_by_click_and_the_next_by_key_and_both_are_learne
         asked[1]: (daemon.classes()[3], "page"),
     }
     tab.until("document.getElementById('news').textContent.includes('left')")
-    assert tab.errors == []
+    assert errors(tab) == []
 
 
 GRID = "document.querySelectorAll('#grid-tiles [role=option]')"
@@ -526,7 +533,7 @@ def test_a_question_can_be_skipped_named_anew_and_corrected(
                 in [row.label for row in inspect_state(learner).journal.rows_of([second])]
             )
         )
-    assert tab.errors == []
+    assert errors(tab) == []
 
 
 @needs_chromium
@@ -560,7 +567,7 @@ def test_a_change_is_rolled_back_after_it_was_asked_once_in_the_page(
     done = until(lambda: daemon.history(1)[0].kind == "rollback" and daemon.history(1)[0])
     assert done.detail["to"] == to
     tab.until("document.querySelector('#history .what').innerText.startsWith('Went back to #')")
-    assert tab.errors == []
+    assert errors(tab) == []
 
 
 @needs_chromium
@@ -606,7 +613,7 @@ def test_learning_is_paused_and_frozen_from_the_page(daemon: Service, browser: B
         )
         tab.click(f"#{name}")
         tab.until(f"document.getElementById('{name}').getAttribute('aria-pressed') === 'false'")
-    assert not daemon.status()["is_frozen"] and tab.errors == []
+    assert not daemon.status()["is_frozen"] and errors(tab) == []
 
 
 @needs_chromium
@@ -622,7 +629,7 @@ def test_nothing_is_wider_than_the_window(daemon: Service, browser: Browser, wid
         )
         == []
     )
-    assert tab.errors == []
+    assert errors(tab) == []
 
 
 @needs_chromium
@@ -854,7 +861,7 @@ def test_names_from_outside_are_shown_as_text(tmp_path: Path, browser: Browser) 
             and tab.run("document.querySelectorAll('img[src=x]').length") == 0
         )
         tab.until("document.querySelector('#now img').naturalWidth > 0")
-        assert tab.errors == []
+        assert errors(tab) == []
     finally:
         service.stop()
 
@@ -913,6 +920,6 @@ def test_names_that_scripts_trip_over_that_turn_the_text_or_are_long_stay_names(
                 " .what')].filter((node) => node.scrollWidth > node.clientWidth + 1).length"
             )
             assert tab.run(wide) == 0, width
-        assert tab.errors == []
+        assert errors(tab) == []
     finally:
         service.stop()
