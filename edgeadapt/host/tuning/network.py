@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from edgeadapt.errors import InputError
 from edgeadapt.host.tuning.plan import Plan, key_of
@@ -19,7 +18,7 @@ class TunedNetwork(nn.Module):
     """The base with a delta: its parameters are the numbers alone.
 
     It computes what the merged network computes, bit for bit, since both use the same tensors.
-    Batch norms stay on the statistics of the base, while training too.
+    The base stays in evaluation mode while training too.
 
     Args:
         base: any network; it is not changed, and its parameters get no gradients.
@@ -70,11 +69,11 @@ class TunedNetwork(nn.Module):
         return out
 
     def train(self, mode: bool = True) -> TunedNetwork:
-        """Training mode everywhere but in batch norms."""
+        """The base stays in evaluation mode: norms on its statistics, and nothing dropped, since
+        few samples pay for noise that was chosen for many.
+        """
         super().train(mode)
-        for layer in self.base.modules():
-            if isinstance(layer, _NormBase):
-                layer.eval()
+        self.base.eval()
         return self
 
     @torch.no_grad()

@@ -150,8 +150,8 @@ def tune(
 ) -> Tuned:
     """Train a delta inside a network, and its classifier with it.
 
-    The classifier starts as a logistic regression on the base's features; batch norms stay on the
-    base's statistics.
+    The classifier starts as a logistic regression on the base's features; the base stays in
+    evaluation mode, so its norms keep their statistics and nothing is dropped.
 
     Args:
         network: takes (B, C, H, W) float32, or signals, and returns logits (B, classes) by a linear

@@ -76,8 +76,18 @@ def test_training_and_evaluation_use_the_same_statistics() -> None:
     shifted = 5.0 * toy.x + 3.0
     with torch.no_grad():
         assert torch.equal(network.train()(shifted), network.eval()(shifted))
-    assert network.train().base.training and not toy.network.norm.training
+    assert network.train().training and not network.base.training and not toy.network.norm.training
     assert not network.train(False).base.training
+
+
+def test_nothing_is_dropped_while_it_trains() -> None:
+    base = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).train()
+    x = torch.randn(32, 6, generator=seeded())
+    plan = uniform_plan(LowRank(), sites_of(base, x[:1]), 1, {})
+    values = {name: torch.zeros(shape) for name, shape in plan.shapes.items()}
+    network = TunedNetwork(base, plan, values).train()
+    with torch.no_grad():
+        assert torch.equal(network(x), base.eval()(x))
 
 
 def test_the_numbers_are_all_that_is_trained_and_they_have_the_names_of_the_plan() -> None:
