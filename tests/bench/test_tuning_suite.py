@@ -44,12 +44,14 @@ def test_rows_have_accuracy_gain_control_bytes_and_the_rate_of_the_twin() -> Non
         "accuracy",
         "gain",
         "control",
+        "calibration_error",
         "bytes",
         "rate",
         "seconds",
     }
     assert any("too large" in line and "too small" in line for line in lines)
     assert not any(name.endswith("too large") for name in rows)
+    assert 0.0 <= rows["calibration_error/toy/low_rank"].value <= 100.0
     assert rows["bytes/toy/head"].value == 0 < rows["bytes/toy/low_rank"].value <= 700
     assert rows["rate/toy/low_rank"].value in (1e-3, 9e-3)
     gains = [row.value for name, row in rows.items() if name.startswith("gain/")]

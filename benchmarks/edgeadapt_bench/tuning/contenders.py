@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeadapt.host.tuning.budget import Budget
+from edgeadapt.host.tuning.contracts import Delta, Score, Start
 from edgeadapt.host.tuning.members import DELTAS, SCORES, STARTS, member
 from edgeadapt.host.tuning.run import RATES, TuneSettings
 from edgeadapt_bench.tuning.tasks import Task
@@ -32,12 +33,24 @@ class Contender:
         """The rate that the factors multiply."""
         return RATES.get(self.method, RATES["low_rank"])
 
+    @property
+    def delta(self) -> Delta:
+        return member(DELTAS, "method", self.method, self.options)
+
+    @property
+    def start_member(self) -> Start | None:
+        return member(STARTS, "start", self.start, {}) if self.start else None
+
+    @property
+    def score_member(self) -> Score | None:
+        return member(SCORES, "score", self.score, {}) if self.score else None
+
     def settings(self, task: Task, seed: int, lr: float) -> TuneSettings:
         """At a task, with a rate."""
         return TuneSettings(
-            delta=member(DELTAS, "method", self.method, self.options),
-            start=member(STARTS, "start", self.start, {}) if self.start else None,
-            score=member(SCORES, "score", self.score, {}) if self.score else None,
+            delta=self.delta,
+            start=self.start_member,
+            score=self.score_member,
             budget=Budget(task.bytes, "bytes") if self.is_bounded else None,
             epochs=task.epochs,
             lr=lr,

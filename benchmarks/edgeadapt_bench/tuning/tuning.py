@@ -7,6 +7,7 @@ task. Results are kept by a hash of their sources, so a run that was stopped goe
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,17 +15,27 @@ from pathlib import Path
 
 import numpy as np
 
-import edgeadapt.host.tuning
+import edgeadapt.host
 from edgeadapt.errors import InputError
+from edgeadapt.host.exporting.cross_fitting import calibration_error
 from edgeadapt.host.tuning.run import tune
 from edgeadapt_bench.downloads.folder import data_folder
 from edgeadapt_bench.harness.measure import Row, Say
 from edgeadapt_bench.harness.resampling import paired_interval
 from edgeadapt_bench.tuning.contenders import CONTENDERS, FACTORS, Contender
-from edgeadapt_bench.tuning.tasks import TASKS, Task, right
+from edgeadapt_bench.tuning.tasks import TASKS, Task, logits
 
 SEEDS = (0, 1, 2)
 QUICK = ("wrist",)
+_GLANCE = 16  # of the samples that are judged, for the progress that nobody reads
+_UNDECISIVE = {
+    "registry.py",
+    "verdicts.py",
+    "members.py",
+    "section.py",
+    "delta_file.py",
+    "delta_manifest.py",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class Result:
 
     right: str
     probe: float
+    ece: float
     control: float | None
     control_before: float | None
     numbers: int
@@ -89,20 +101,24 @@ def _results(
 
 
 def _kept(task: Task, contender: Contender, seed: int, lr: float, say: Say) -> Result:
-    key = hashlib.sha256(
-        f"{_sources()} {task.name} {task.bytes} {task.epochs} {contender} {seed} {lr}".encode()
-    ).hexdigest()[:24]
+    name = task.name.partition("/")[0]
+    what = f"{task.name} {task.bytes} {task.epochs} {contender} {seed} {lr}"
+    key = hashlib.sha256(f"{_sources(name, contender)} {what}".encode()).hexdigest()[:24]
     path = data_folder() / "tuning" / f"{key}.json"
     if path.exists():
         return Result(**json.loads(path.read_text(encoding="utf-8")))
     settings = contender.settings(task, seed, lr)
+    glance = task.test.take(np.arange(_GLANCE) * len(task.test) // _GLANCE)
     tuned = tune(
-        task.base(), task.fit, task.test, settings, control=task.control, progress=lambda line: None
+        task.base(), task.fit, glance, settings, control=task.control, progress=lambda line: None
     )
+    after, before = logits(tuned.network, task.test), logits(tuned.base, task.test)
+    answers = after.argmax(1).numpy() == task.test.y
     report = tuned.report
     result = Result(
-        "".join("01"[int(one)] for one in right(tuned.network, task.test)),
-        report.accuracy_before,
+        "".join("01"[int(one)] for one in answers),
+        float((before.argmax(1).numpy() == task.test.y).mean()),
+        calibration_error(after.numpy(), task.test.y, after.shape[1], 1.0),
         report.control,
         report.control_before,
         report.numbers,
@@ -116,14 +132,21 @@ def _kept(task: Task, contender: Contender, seed: int, lr: float, say: Say) -> R
     return result
 
 
-def _sources() -> str:
-    """Of what decides a result: the methods, and this folder."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for folder in (Path(edgeadapt.host.tuning.__path__[0]), here):
-        for file in sorted(folder.rglob("*.py")):
-            if file.name not in ("registry.py", "verdicts.py", "tuning.py"):
-                digest.update(file.read_bytes())
+def _sources(task: str, contender: Contender) -> str:
+    """Of what decides a result: the trainer, the tuning that all share, this contender's members
+    and this task. A further task or method leaves what was measured as it is.
+    """
+    root = Path(edgeadapt.host.__path__[0])
+    members = [contender.delta, contender.start_member, contender.score_member]
+    files = [
+        *(one for one in (root / "tuning").glob("*.py") if one.name not in _UNDECISIVE),
+        *(root / "training").glob("*.py"),
+        *(Path(inspect.getfile(type(one))) for one in members if one is not None),
+        Path(inspect.getfile(TASKS[task])),
+    ]
+    digest = hashlib.sha256(inspect.getsource(Contender).encode())
+    for file in sorted(set(files)):
+        digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
@@ -149,6 +172,8 @@ def _rows(task: str, results: dict[str, list[Result]], rates: dict[str, float]) 
                 )
             )
             yield Row(f"control/{where}", after, "%", before)
+        ece = 100 * float(np.mean([one.ece for one in found]))
+        yield Row(f"calibration_error/{where}", ece, "%")
         yield Row(f"bytes/{where}", float(found[0].bytes), "bytes")
         yield Row(f"rate/{where}", rates[who], "peak rate")
         yield Row(f"seconds/{where}", float(np.median([one.seconds for one in found])), "s")
