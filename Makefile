@@ -16,9 +16,9 @@
 #   make newest   try the newest release of every dependency in an environment of its own, and say
 #                 what it gave; never fails
 #   make lint     make bench [SUITE=overhead]     make constraints     make clean
-# Variables: PYTHON (interpreter), VENV (folder), PIP_FLAGS (options of pip install), STOP (when
-#   tests stop: -x),
-#   CONSTRAINTS (file of the versions that were tested; empty: the newest).
+# Variables: PYTHON (interpreter), VENV (folder), PIP_FLAGS (options of pip install),
+#   CONSTRAINTS (file of the versions that were tested; empty: the newest), STOP (when tests stop:
+#   -x, at the first that fails).
 
 VENV ?= .venv
 PIP_FLAGS ?=

@@ -27,7 +27,7 @@ from edgeadapt_bench.tuning.tasks import TASKS, Task, logits
 
 SEEDS = (0, 1, 2)
 QUICK = ("wrist",)
-_GLANCE = 16  # of the samples that are judged, for the progress that nobody reads
+_GLANCE = 16  # samples of the test set that training looks at; all are judged once, afterwards
 _UNDECISIVE = {
     "registry.py",
     "verdicts.py",
@@ -40,7 +40,7 @@ _UNDECISIVE = {
 
 @dataclass(frozen=True)
 class Result:
-    """One run: ``right`` is one digit a test sample; ``probe`` the same of the base's probe."""
+    """One run: ``right`` is one digit a test sample; ``probe`` the accuracy of the base's probe."""
 
     right: str
     probe: float
